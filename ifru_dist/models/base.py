@@ -1,0 +1,27 @@
+"""The wall between the models and the rooms that train, evaluate and unlearn them.
+
+Shapes: N rows over all tables (users first, then items), d dimensions, n examples.
+An example is a pair of rows (user row, item row) in this numbering and a label.
+"""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from ifru_dist.models.losses import Loss
+
+
+class Model(Protocol):
+    """A dot-product model on linearly propagated embeddings: F = sum_k layer_weights[k] A^k E.
+
+    A is the symmetrically normalised adjacency of the training positives. Matrix factorisation has
+    ``layer_weights == (1.0,)``, so F = E and the graph is never read.
+    """
+
+    name: str
+    loss: Loss
+    l2: float
+    layer_weights: tuple[float, ...]
+
+    def score(self, rows: Tensor) -> Tensor:
+        """Scores (n,) of propagated rows (n, 2, d)."""

@@ -1,0 +1,90 @@
+"""Writing the data of a workspace: ids, examples, graph and held-out pairs become the first version."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ifru_dist.errors import WorkspaceError
+from ifru_dist.interactions import Interactions
+from ifru_dist.workspace.files import FileEntry, write_batches, write_table
+from ifru_dist.workspace.graph import write_graph
+from ifru_dist.workspace.layout import TABLES, Layout
+from ifru_dist.workspace.manifest import Manifest
+from ifru_dist.workspace.store import Workspace, utc_now
+
+EXAMPLES = pa.schema([("example", pa.int64()), ("user", pa.int32()), ("item", pa.int32()), ("label", pa.int8())])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Preprocessed interactions in memory. Rows are global: users first, then items."""
+
+    ids: tuple[pa.Array, ...]
+    """External ids in row order, int64 or large_string, one array per table."""
+    train: Interactions
+    """In a fixed order: the position is the example's id."""
+    valid: Interactions
+    test: Interactions
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Counts for the manifest."""
+
+
+def write_dataset(workspace: Workspace, data: Dataset, partitions: int) -> Manifest:
+    """Write the first version of a workspace. The caller holds the lock.
+
+    Raises:
+        WorkspaceError: the folder holds a workspace already.
+    """
+    if versions := workspace.versions():
+        raise WorkspaceError(f"{workspace.root} holds version {versions[-1]} already: choose another --workspace")
+    root = workspace.root
+    layout = Layout(partitions=partitions, sizes=tuple(len(ids) for ids in data.ids))
+    graph, degrees = write_graph(root, layout, data.train)
+    manifest = Manifest(
+        version=1,
+        parent=None,
+        kind="preprocess",
+        created=utc_now(),
+        epoch=1,
+        layout=layout,
+        ids=tuple(write_table(root, f"ids/{name}", {"id": ids}) for name, ids in zip(TABLES, data.ids, strict=True)),
+        examples=_write_examples(root, layout, data.train),
+        n_examples=len(data.train),
+        graph=graph,
+        degrees=degrees,
+        valid=_write_pairs(root, "split/valid", layout, data.valid),
+        test=_write_pairs(root, "split/test", layout, data.test),
+        extra=data.extra,
+    )
+    workspace.commit(manifest)
+    return manifest
+
+
+def _write_examples(root: Path, layout: Layout, train: Interactions) -> FileEntry:
+    """The examples, one record batch per partition of the user's row, by example id within it."""
+    partition = train.rows[:, 0] % layout.partitions
+    order = np.argsort(partition, kind="stable")
+    bounds = np.concatenate([[0], np.cumsum(np.bincount(partition, minlength=layout.partitions))])
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+            chosen = order[start:stop]
+            columns = [chosen, *_pair_columns(layout, train.take(chosen)).values()]
+            yield pa.RecordBatch.from_arrays([pa.array(column) for column in columns], schema=EXAMPLES)
+
+    return write_batches(root, "examples/examples", EXAMPLES, batches())
+
+
+def _write_pairs(root: Path, stem: str, layout: Layout, pairs: Interactions) -> FileEntry:
+    """Held-out pairs in their order."""
+    return write_table(root, stem, _pair_columns(layout, pairs))
+
+
+def _pair_columns(layout: Layout, pairs: Interactions) -> dict[str, Any]:
+    """Rows within their tables, and labels, as they are stored."""
+    local = (pairs.rows - np.asarray(layout.offsets)).astype(np.int32)
+    return {"user": local[:, 0], "item": local[:, 1], "label": pairs.labels.astype(np.int8)}

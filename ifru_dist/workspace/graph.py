@@ -1,0 +1,125 @@
+"""The incidence CSR: for every row its examples, with what the kernels need inline; one file per table.
+
+A file holds one record batch per virtual partition; its edges are sorted by row, then by example id. A second file
+holds the number of examples of each row, from which the row pointers follow.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ifru_dist.interactions import Interactions
+from ifru_dist.workspace.files import FileEntry, open_arrow, write_batches
+from ifru_dist.workspace.layout import TABLES, Layout
+
+EDGES = pa.schema([("other", pa.int32()), ("label", pa.int8()), ("example", pa.int64())])
+DEGREES = pa.schema([("degree", pa.int32())])
+
+
+@dataclass(frozen=True)
+class Incidence:
+    """Edges of some rows in CSR form, in the order of ``rows``."""
+
+    rows: NDArray[np.int64]
+    """(n,) global rows."""
+    indptr: NDArray[np.int64]
+    """(n + 1,)."""
+    other: NDArray[np.int64]
+    """(edges,) global row at the other end."""
+    label: NDArray[np.float32]
+    """(edges,)."""
+    example: NDArray[np.int64]
+    """(edges,) id of the example."""
+
+    @property
+    def degrees(self) -> NDArray[np.int64]:
+        """Edges of each row, (n,)."""
+        return np.diff(self.indptr)
+
+    def edge_rows(self) -> NDArray[np.int64]:
+        """Position in ``rows`` of each edge, (edges,)."""
+        return np.repeat(np.arange(len(self.rows)), self.degrees)
+
+    def keep_edges(self, keep: NDArray[np.bool_]) -> "Incidence":
+        """The same rows with only the edges that a mask (edges,) selects."""
+        counts = np.concatenate([[0], np.cumsum(keep, dtype=np.int64)])
+        return Incidence(self.rows, counts[self.indptr], self.other[keep], self.label[keep], self.example[keep])
+
+    def take(self, positions: NDArray[np.int64]) -> "Incidence":
+        """The rows at some positions, with their edges."""
+        degrees = self.degrees[positions]
+        indptr = np.concatenate([[0], np.cumsum(degrees, dtype=np.int64)])
+        edges = np.repeat(self.indptr[positions] - indptr[:-1], degrees) + np.arange(indptr[-1])
+        return Incidence(self.rows[positions], indptr, self.other[edges], self.label[edges], self.example[edges])
+
+
+def write_graph(
+    root: Path, layout: Layout, examples: Interactions
+) -> tuple[tuple[FileEntry, ...], tuple[FileEntry, ...]]:
+    """Write the edge and degree files of all tables; the example id is the position in ``examples``."""
+    edges, degrees = [], []
+    for table, name in enumerate(TABLES):
+        batches = _partition_batches(layout, table, examples)
+        degree = np.bincount(examples.rows[:, table] - layout.offsets[table], minlength=layout.sizes[table])
+        ordered = degree[layout.stored_order(table)].astype(np.int32)
+        edges.append(write_batches(root, f"graph/{name}", EDGES, batches))
+        degrees.append(write_batches(root, f"graph/{name}-degree", DEGREES, _split(layout, table, DEGREES, [ordered])))
+    return tuple(edges), tuple(degrees)
+
+
+def read_incidence(
+    root: Path,
+    layout: Layout,
+    graph: Sequence[FileEntry],
+    degrees: Sequence[FileEntry],
+    partitions: Sequence[int],
+) -> Incidence:
+    """The rows of some partitions with all their edges: by partition, then table, then row."""
+    files = [(open_arrow(root, edge), open_arrow(root, degree)) for edge, degree in zip(graph, degrees, strict=True)]
+    rows = [np.empty(0, np.int64), *(layout.partition_rows(partition) for partition in partitions)]
+    batches = [(p, t) for p in partitions for t in range(len(TABLES))]
+    parts = [_numpy_columns(files[t][0].get_batch(p)) for p, t in batches]
+    degree = [np.empty(0, np.int32), *(files[t][1].get_batch(p).column(0).to_numpy() for p, t in batches)]
+    others = [part[0].astype(np.int64) + layout.offsets[1 - t] for part, (_, t) in zip(parts, batches, strict=True)]
+    return Incidence(
+        rows=np.concatenate(rows),
+        indptr=np.concatenate([[0], np.cumsum(np.concatenate(degree), dtype=np.int64)]),
+        other=np.concatenate([np.empty(0, np.int64), *others]),
+        label=np.concatenate([np.empty(0, np.float32), *(part[1].astype(np.float32) for part in parts)]),
+        example=np.concatenate([np.empty(0, np.int64), *(part[2] for part in parts)]),
+    )
+
+
+def partition_edges(root: Path, layout: Layout, graph: Sequence[FileEntry]) -> NDArray[np.int64]:
+    """Edges in each partition, all tables together, (partitions,)."""
+    files = [open_arrow(root, entry) for entry in graph]
+    return np.array([sum(f.get_batch(p).num_rows for f in files) for p in range(layout.partitions)], dtype=np.int64)
+
+
+def _partition_batches(layout: Layout, table: int, examples: Interactions) -> Iterator[pa.RecordBatch]:
+    """One record batch of sorted edges per partition."""
+    other_table = 1 - table
+    row = examples.rows[:, table] - layout.offsets[table]
+    order = np.lexsort((np.arange(len(row)), row, row % layout.partitions))
+    other = (examples.rows[order, other_table] - layout.offsets[other_table]).astype(np.int32)
+    columns = [other, examples.labels[order].astype(np.int8), order.astype(np.int64)]
+    counts = np.bincount(row % layout.partitions, minlength=layout.partitions)
+    bounds = np.concatenate([[0], np.cumsum(counts)])
+    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+        yield pa.RecordBatch.from_arrays([pa.array(column[start:stop]) for column in columns], schema=EDGES)
+
+
+def _split(layout: Layout, table: int, schema: pa.Schema, columns: list[NDArray]) -> Iterator[pa.RecordBatch]:
+    """Columns in stored order, cut into one record batch per partition."""
+    bounds = layout.bounds(table)
+    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+        yield pa.RecordBatch.from_arrays([pa.array(column[start:stop]) for column in columns], schema=schema)
+
+
+def _numpy_columns(batch: pa.RecordBatch) -> list[NDArray]:
+    """The columns of a record batch, without copying."""
+    return [column.to_numpy() for column in batch.columns]

@@ -1,0 +1,50 @@
+"""Keyed digests: what the audit trail holds instead of the erased pairs. The key lies outside the workspace."""
+
+import hashlib
+import json
+import os
+import secrets
+from pathlib import Path
+
+from ifru_dist.errors import WorkspaceError
+
+KEY_BYTES = 32
+DIGEST_BYTES = 32
+
+
+def create_key(path: Path) -> bytes:
+    """Make a key file readable by its owner only, or read the one that is there."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(KEY_BYTES) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    return load_key(path)
+
+
+def load_key(path: Path) -> bytes:
+    """Read a key file.
+
+    Raises:
+        WorkspaceError: it is missing or holds no key of the right length.
+    """
+    try:
+        key = bytes.fromhex(path.read_text().strip())
+    except FileNotFoundError:
+        raise WorkspaceError(
+            f"key file {path} is missing: restore it, or name its place with --key-file; without it the record of "
+            "earlier erasures cannot be read"
+        ) from None
+    except (UnicodeDecodeError, ValueError):
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise WorkspaceError(f"key file {path} holds no {KEY_BYTES}-byte key in hex: restore it")
+    return key
+
+
+def keyed_digest(key: bytes, *parts: str | int | None) -> bytes:
+    """Keyed BLAKE2b digest (32 bytes) of an unambiguous encoding of the parts."""
+    text = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), key=key, digest_size=DIGEST_BYTES).digest()

@@ -1,0 +1,69 @@
+"""How rows lie in virtual partitions: row r of a table is in partition r % partitions.
+
+Files hold rows in partition-major order: all rows of partition 0 in ascending order, then partition 1, and so on. The
+number of partitions is fixed when a workspace is made, so sums formed per partition never depend on who computes them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+TABLES = ("user", "item")
+"""The embedding tables; a global row counts users first, then items."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Sizes of the tables and the number of virtual partitions that they are split into."""
+
+    partitions: int
+    sizes: tuple[int, ...]
+    """Rows of each table, in the order of TABLES."""
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of all tables together."""
+        return sum(self.sizes)
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """Global row of each table's first row."""
+        return tuple(sum(self.sizes[:table]) for table in range(len(self.sizes)))
+
+    def table_range(self, table: int) -> slice:
+        """The global rows of one table."""
+        return slice(self.offsets[table], self.offsets[table] + self.sizes[table])
+
+    def table_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Table index of global rows (n,)."""
+        return np.searchsorted(np.asarray(self.offsets[1:]), rows, side="right")
+
+    def local(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Row inside its table of global rows (n,)."""
+        return rows - np.asarray(self.offsets, dtype=np.int64)[self.table_of(rows)]
+
+    def partition_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Virtual partition of global rows (n,)."""
+        return self.local(rows) % self.partitions
+
+    def partition_size(self, table: int, partition: int) -> int:
+        """Number of rows of one table in one partition."""
+        return len(range(partition, self.sizes[table], self.partitions))
+
+    def partition_rows(self, partition: int) -> NDArray[np.int64]:
+        """Global rows of one partition: by table, then ascending."""
+        parts = [
+            np.arange(partition, size, self.partitions, dtype=np.int64) + offset
+            for size, offset in zip(self.sizes, self.offsets, strict=True)
+        ]
+        return np.concatenate(parts)
+
+    def stored_order(self, table: int) -> NDArray[np.int64]:
+        """Rows of one table in the order in which files hold them."""
+        return np.argsort(np.arange(self.sizes[table]) % self.partitions, kind="stable")
+
+    def bounds(self, table: int) -> NDArray[np.int64]:
+        """(partitions + 1,): where each partition begins in the stored order of one table."""
+        sizes = [self.partition_size(table, partition) for partition in range(self.partitions)]
+        return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])

@@ -1,0 +1,139 @@
+"""The workspace folder: its versions, the exclusive commit, and the lock that one writing job holds."""
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ifru_dist.errors import VersionConflictError, WorkspaceBusyError, WorkspaceError
+from ifru_dist.workspace.files import check_content, check_size, sync_folder
+from ifru_dist.workspace.manifest import Manifest, decode, encode
+
+
+class Workspace:
+    """A folder of immutable versions; the highest one is current."""
+
+    def __init__(self, root: Path) -> None:
+        """Name a workspace folder; nothing is read or written yet."""
+        self.root = root.absolute()
+
+    @property
+    def versions_folder(self) -> Path:
+        """Where the manifests lie."""
+        return self.root / "versions"
+
+    @property
+    def default_key_file(self) -> Path:
+        """Key of the audit digests when no other place is given: beside the workspace, never in it."""
+        return self.root.with_name(self.root.name + ".key")
+
+    def versions(self) -> list[int]:
+        """Numbers of the versions, ascending; empty where no workspace is."""
+        if not self.versions_folder.is_dir():
+            return []
+        return sorted(int(path.stem) for path in self.versions_folder.glob("[0-9]*.json"))
+
+    def manifest_path(self, version: int) -> Path:
+        """File of one version's manifest."""
+        return self.versions_folder / f"{version:06d}.json"
+
+    def manifest(self, version: int | None = None) -> Manifest:
+        """Read the manifest of a version, by default the current one.
+
+        Raises:
+            WorkspaceError: no workspace, no such version, or a damaged manifest.
+        """
+        versions = self.versions()
+        if not versions:
+            raise WorkspaceError(f"{self.root} holds no workspace: make one with jobs/preprocess.py")
+        number = versions[-1] if version is None else version
+        path = self.manifest_path(number)
+        if not path.is_file():
+            raise WorkspaceError(f"{self.root} has no version {number}: it has {versions[0]} to {versions[-1]}")
+        return decode(path.read_bytes(), str(path))
+
+    def digest(self, version: int) -> str:
+        """SHA-256 of a version's manifest file."""
+        return hashlib.sha256(self.manifest_path(version).read_bytes()).hexdigest()
+
+    def verify(self, manifest: Manifest, *, content: bool = True) -> None:
+        """Check that every file of a version is there and whole.
+
+        Args:
+            manifest: The version.
+            content: Compare checksums; otherwise only sizes.
+
+        Raises:
+            WorkspaceError: naming the first file that is missing or damaged, and the remedy.
+        """
+        check = check_content if content else check_size
+        for entry in manifest.files():
+            check(self.root, entry)
+
+    def commit(self, manifest: Manifest) -> None:
+        """Make a version current. Its files must be in place; the manifest appears whole or not at all.
+
+        Raises:
+            VersionConflictError: another writer made this version first.
+        """
+        self.versions_folder.mkdir(parents=True, exist_ok=True)
+        aside = self.versions_folder / f".writing-{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            with aside.open("wb") as file:
+                file.write(encode(manifest))
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(aside, self.manifest_path(manifest.version))
+        except FileExistsError:
+            raise VersionConflictError(
+                f"version {manifest.version} of {self.root} was committed by another job: nothing of this job's work "
+                "was kept; run it again"
+            ) from None
+        finally:
+            aside.unlink(missing_ok=True)
+        sync_folder(self.versions_folder)
+
+    @contextmanager
+    def lock(self, job: str) -> Iterator[None]:
+        """Hold the workspace for writing until the context ends or the process dies.
+
+        Raises:
+            WorkspaceBusyError: naming the job, host and process that hold it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / "lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise WorkspaceBusyError(
+                    f"{self.root} is in use by {_holder(file.read())}: wait until it ends, or stop it"
+                ) from None
+            file.truncate(0)
+            json.dump({"job": job, "host": socket.gethostname(), "pid": os.getpid(), "since": utc_now()}, file)
+            file.flush()
+            try:
+                yield
+            finally:
+                file.truncate(0)
+
+
+def utc_now() -> str:
+    """The time now, UTC, ISO 8601, seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _holder(text: str) -> str:
+    """The lock file's content in words."""
+    try:
+        holder: dict[str, Any] = json.loads(text)
+    except ValueError:
+        return "another job"
+    return f"job {holder['job']} on {holder['host']}, process {holder['pid']}, since {holder['since']}"

@@ -1,0 +1,123 @@
+"""Reading one committed version: ids, examples, held-out pairs, embeddings, and the shard of some partitions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ifru_dist.errors import WorkspaceError
+from ifru_dist.interactions import Interactions
+from ifru_dist.workspace.files import FileEntry, open_arrow
+from ifru_dist.workspace.graph import Incidence, partition_edges, read_incidence
+from ifru_dist.workspace.layout import TABLES, Layout
+from ifru_dist.workspace.manifest import Manifest, ModelRecord
+from ifru_dist.workspace.store import Workspace
+from ifru_dist.workspace.tables import read_all, read_partitions
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a workspace, opened for reading."""
+
+    workspace: Workspace
+    manifest: Manifest
+
+    @property
+    def layout(self) -> Layout:
+        """Partitions and table sizes."""
+        return self.manifest.layout
+
+    @property
+    def model(self) -> ModelRecord:
+        """The version's model.
+
+        Raises:
+            WorkspaceError: the version has none yet.
+        """
+        if self.manifest.model is None:
+            raise WorkspaceError(f"{self.workspace.root} holds no model yet: make one with jobs/train.py")
+        return self.manifest.model
+
+    def ids(self, table: int) -> pa.Array:
+        """External ids of one table in row order: int64 or large_string."""
+        return self._read(self.manifest.ids[table]).column("id").combine_chunks()
+
+    def find_rows(self, table: int, ids: pa.Array) -> NDArray[np.int64]:
+        """Global rows (n,) of external ids given as strings, -1 where an id is null or unknown."""
+        known = self.ids(table).cast(pa.large_string())
+        found = pc.index_in(ids.cast(pa.large_string()), value_set=known, skip_nulls=True)
+        local = pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+        return np.where(local >= 0, local + self.layout.offsets[table], -1)
+
+    def all_examples(self) -> Interactions:
+        """Every example that was ever trained on, erased ones included; the position is the example's id."""
+        table = self._read(self.manifest.examples)
+        order = np.empty(self.manifest.n_examples, dtype=np.int64)
+        order[table.column("example").to_numpy()] = np.arange(len(order))
+        return self._pairs(table).take(order)
+
+    def erased_ids(self) -> NDArray[np.int64]:
+        """Ids of the erased examples, ascending."""
+        parts = [self._read(entry).column("example").to_numpy() for entry in self.manifest.tombstones]
+        return np.sort(np.concatenate([np.empty(0, np.int64), *parts]))
+
+    def alive(self) -> NDArray[np.bool_]:
+        """Mask over example ids, (n_examples,): False for the erased ones."""
+        mask = np.ones(self.manifest.n_examples, dtype=bool)
+        mask[self.erased_ids()] = False
+        return mask
+
+    def train(self) -> Interactions:
+        """The examples that are left, in the order of their ids."""
+        return self.all_examples().take(self.alive())
+
+    def held_out(self, part: str) -> Interactions:
+        """The ``valid`` or ``test`` pairs."""
+        entry = {"valid": self.manifest.valid, "test": self.manifest.test}[part]
+        return self._pairs(self._read(entry))
+
+    def embeddings(self) -> NDArray[np.float32]:
+        """Embeddings (N, dim) of all rows in global order."""
+        return read_all(self.workspace.root, self.layout, self.model.base, self.model.deltas)
+
+    def embeddings_of(self, partitions: Sequence[int]) -> NDArray[np.float32]:
+        """Embeddings (n, dim) of some partitions, in the order of ``incidence_of``."""
+        return read_partitions(self.workspace.root, self.layout, self.model.base, self.model.deltas, partitions)
+
+    def incidence_of(self, partitions: Sequence[int]) -> Incidence:
+        """Rows of some partitions with the examples that are left."""
+        manifest = self.manifest
+        whole = read_incidence(self.workspace.root, self.layout, manifest.graph, manifest.degrees, partitions)
+        return whole.keep_edges(self.alive()[whole.example]) if manifest.tombstones else whole
+
+    def partition_edges(self) -> NDArray[np.int64]:
+        """Edges in each partition, erased ones included, (partitions,): the weights for balancing."""
+        return partition_edges(self.workspace.root, self.layout, self.manifest.graph)
+
+    def original(self) -> "Version":
+        """The version that training made: the same model before any unlearning."""
+        return open_version(self.workspace, self.model.trained_version)
+
+    def _read(self, entry: FileEntry) -> pa.Table:
+        """A listed file as a table."""
+        return open_arrow(self.workspace.root, entry).read_all()
+
+    def _pairs(self, table: pa.Table) -> Interactions:
+        """Stored pairs with global rows."""
+        columns = [table.column(name).to_numpy().astype(np.int64) for name in TABLES]
+        rows = np.stack(columns, axis=1) + np.asarray(self.layout.offsets)
+        return Interactions(rows, table.column("label").to_numpy().astype(np.float32))
+
+
+def open_version(workspace: Workspace, version: int | None = None, *, check_content: bool = False) -> Version:
+    """Open a version, by default the current one; every file is checked to be there in its size.
+
+    Raises:
+        WorkspaceError: naming what is missing or damaged, and the remedy.
+    """
+    manifest = workspace.manifest(version)
+    workspace.verify(manifest, content=check_content)
+    return Version(workspace, manifest)
