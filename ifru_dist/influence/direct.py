@@ -1,0 +1,131 @@
+"""Models whose score reads the embedding rows themselves: the influence of an example is direct, at its own rows."""
+
+import torch
+from torch import Tensor
+
+from ifru_dist.influence.communicator import Communicator
+from ifru_dist.influence.kernels import Kernels
+from ifru_dist.influence.objective import RowValues
+from ifru_dist.influence.shard import Block, Shard, index_of, make_block, row_counts
+from ifru_dist.models.base import Model
+
+
+class DirectObjective:
+    """A batch for a dot-product model without propagation; reads only the selected rows' edges while it solves."""
+
+    def __init__(
+        self,
+        shard: Shard,
+        erased: Tensor,
+        selected: Tensor,
+        model: Model,
+        communicator: Communicator,
+        kernels: Kernels,
+    ) -> None:
+        """Prepare a batch.
+
+        Args:
+            shard: This worker's rows (n) and edges (e).
+            erased: (e,) bool.
+            selected: (n,) bool: the rows to move; no row that loses all its examples.
+            model: The model; its score must be the dot product of the two rows.
+            communicator: Exchanges with the other workers.
+            kernels: Edge loops.
+        """
+        self._shard, self._erased, self._model = shard, erased, model
+        self._communicator, self._kernels = communicator, kernels
+        self.positions = torch.nonzero(selected).flatten()
+        self._block = make_block(shard, erased, self.positions, communicator)
+        self._start = _Examples(self._block, shard.embeddings, model, communicator, kernels)
+        self._moving_plan, self._moving = self._moving_exchange(selected)
+
+    def linearise(self, embeddings: Tensor) -> tuple[Tensor, "DirectCurvature"]:
+        """r and the Gauss-Newton matrix on the selected rows (m, d)."""
+        now = _Examples(self._block, embeddings, self._model, self._communicator, self._kernels)
+        return self._residual(self._block, self._start, now), DirectCurvature(self, now)
+
+    def start_residual(self) -> RowValues:
+        """r before the update: not zero only at the endpoints, all of which are selected."""
+        return RowValues(self.positions, self._residual(self._block, self._start, self._start))
+
+    def end_residual(self, embeddings: Tensor) -> RowValues:
+        """r after the update, on the selected rows and on all their neighbours."""
+        reached = torch.zeros(len(self._shard.rows), dtype=torch.bool, device=embeddings.device)
+        reached[self._block.plan.send] = True
+        lost = row_counts(self._shard.indptr, self._erased)
+        reached[lost == self._shard.degrees] = False  # emptied rows are reset, not solved for
+        reached[self.positions] = True
+        positions = torch.nonzero(reached).flatten()
+        block = make_block(self._shard, self._erased, positions, self._communicator)
+        states = [
+            _Examples(block, values, self._model, self._communicator, self._kernels)
+            for values in (self._shard.embeddings, embeddings)
+        ]
+        return RowValues(positions, self._residual(block, *states))
+
+    def product(self, state: "_Examples", weight: Tensor, vector: Tensor) -> Tensor:
+        """The Gauss-Newton matrix at a state times a vector (m, d); only selected rows travel."""
+        spread = vector.new_zeros(len(self._shard.rows), vector.shape[1])
+        spread[self.positions] = vector
+        arriving = self._communicator.gather_rows(self._moving_plan, spread)
+        block = self._block
+        return self._kernels.gauss_newton(
+            block.indptr, block.col, self._moving, weight, state.rows, state.halo, vector, arriving
+        )
+
+    def diagonal(self, state: "_Examples", weight: Tensor) -> Tensor:
+        """Diagonal of the Gauss-Newton matrix at a state, (m, d)."""
+        return self._kernels.weighted_sum(self._block.indptr, self._block.col, weight, state.halo.square())
+
+    def regulariser(self) -> Tensor:
+        """(m, 1) factor of the L2 term of the kept examples on the selected rows."""
+        return self._model.l2 * row_counts(self._block.indptr, ~self._block.erased).double()[:, None]
+
+    def _residual(self, block: Block, before: "_Examples", after: "_Examples") -> Tensor:
+        """Gradient of all examples before minus that of the kept ones after, formed edge by edge."""
+        data = self._kernels.weighted_difference(
+            block.indptr, block.col, before.error, before.halo, after.error * block.kept, after.halo
+        )
+        if self._model.l2 == 0:
+            return data
+        total = torch.diff(block.indptr).double()[:, None]
+        kept = row_counts(block.indptr, ~block.erased).double()[:, None]
+        return data + self._model.l2 * (total * before.rows - kept * after.rows)
+
+    def _moving_exchange(self, selected: Tensor) -> tuple:
+        """The exchange of selected far ends only, and each edge's index in it (-1: its far end does not move)."""
+        flags = self._communicator.gather_rows(self._block.plan, selected.double()[:, None])[:, 0] > 0
+        plan = self._communicator.plan(self._block.plan.rows[flags])
+        index = index_of(plan.rows, len(self._communicator.ownership.rank))
+        return plan, index[self._block.plan.rows][self._block.col]
+
+
+class _Examples:
+    """The examples of a block at some embeddings: both ends, scores' errors."""
+
+    def __init__(
+        self, block: Block, embeddings: Tensor, model: Model, communicator: Communicator, kernels: Kernels
+    ) -> None:
+        self.block, self.model = block, model
+        self.rows = embeddings[block.positions]
+        self.halo = communicator.gather_rows(block.plan, embeddings)
+        self.score = kernels.scores(block.indptr, block.col, self.rows, self.halo)
+        self.error = model.loss.error(self.score, block.label)
+
+    def weight(self) -> Tensor:
+        """Curvature of the kept examples' losses by their scores, (e,)."""
+        return self.model.loss.curvature(self.score, self.block.label) * self.block.kept
+
+
+class DirectCurvature:
+    """The Gauss-Newton matrix of the kept examples at one point."""
+
+    def __init__(self, objective: DirectObjective, state: _Examples) -> None:
+        """Weights and diagonal at a state."""
+        self._objective, self._state, self._weight = objective, state, state.weight()
+        self._regulariser = objective.regulariser()
+        self.diagonal = objective.diagonal(state, self._weight) + self._regulariser
+
+    def product(self, vector: Tensor) -> Tensor:
+        """The matrix times a vector on the selected rows (m, d)."""
+        return self._objective.product(self._state, self._weight, vector) + self._regulariser * vector

@@ -1,0 +1,56 @@
+"""The inner loops over edges, chosen by device. Rows are in CSR form; sums run over a row's edges in stored order.
+
+Shapes: n rows, e edges, h rows at the far ends ("halo"), d dimensions. All values are float64, all indices int64.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ifru_dist.influence.kernels_torch import TorchKernels
+
+
+class Kernels(Protocol):
+    """Edge loops whose result for a row depends on that row's edges only, never on what lies beside it."""
+
+    def scores(self, indptr: Tensor, col: Tensor, rows: Tensor, halo: Tensor) -> Tensor:
+        """Dot product of each edge's two ends: rows (n, d) with halo (h, d) -> (e,)."""
+
+    def weighted_sum(self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor) -> Tensor:
+        """Sum of weight * halo over the edges of each row -> (n, d)."""
+
+    def weighted_difference(
+        self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor, weight_after: Tensor, halo_after: Tensor
+    ) -> Tensor:
+        """Sum of (weight * halo - weight_after * halo_after), each difference formed per edge -> (n, d)."""
+
+    def gauss_newton(
+        self,
+        indptr: Tensor,
+        col: Tensor,
+        moving: Tensor,
+        weight: Tensor,
+        rows: Tensor,
+        halo: Tensor,
+        vector: Tensor,
+        vector_halo: Tensor,
+    ) -> Tensor:
+        """Sum of weight * (b . v_a + a . v_b) * b over the edges of each row -> (n, d).
+
+        a is the row (n, d), b its far end (h, d); v_a is ``vector`` (n, d), v_b is ``vector_halo`` at index ``moving``
+        (e,), or zero where that index is -1.
+        """
+
+    def partition_dots(self, left: Tensor, right: Tensor, partition: Tensor, partitions: int) -> Tensor:
+        """Dot products of the rows of each partition, (partitions,); ``partition`` (n,) is ascending."""
+
+
+def kernels_for(device: torch.device) -> Kernels:
+    """Compiled loops on a CPU, torch operations elsewhere."""
+    if device.type != "cpu":
+        return TorchKernels()
+    # Imported here: a worker with a GPU has no use for the compiler.
+    from ifru_dist.influence.kernels_numba import NumbaKernels
+
+    return NumbaKernels()

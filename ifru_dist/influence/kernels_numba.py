@@ -1,0 +1,144 @@
+"""The edge loops compiled for one CPU thread: a worker is one process with one core, so there is nothing to share.
+
+Reassociation lets the compiler vectorise the dot products; it fixes one order for all rows when it compiles, so results
+do not depend on which rows a worker holds.
+"""
+
+import numpy as np
+import torch
+from numba import njit
+from numpy.typing import NDArray
+from torch import Tensor
+
+_EXACT = {"cache": True, "nogil": True}
+_COMPILE = {**_EXACT, "fastmath": {"reassoc", "contract", "nsz"}}
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+
+class NumbaKernels:
+    """See ``ifru_dist.influence.kernels.Kernels``. Tensors must be contiguous and on the CPU."""
+
+    def scores(self, indptr: Tensor, col: Tensor, rows: Tensor, halo: Tensor) -> Tensor:
+        """Dot product of each edge's two ends, (e,)."""
+        result = halo.new_empty(len(col))
+        _scores(indptr.numpy(), col.numpy(), rows.numpy(), halo.numpy(), result.numpy())
+        return result
+
+    def weighted_sum(self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor) -> Tensor:
+        """Sum of weight * halo over the edges of each row, (n, d)."""
+        result = halo.new_zeros(len(indptr) - 1, halo.shape[1])
+        _weighted_sum(indptr.numpy(), col.numpy(), weight.numpy(), halo.numpy(), result.numpy())
+        return result
+
+    def weighted_difference(
+        self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor, weight_after: Tensor, halo_after: Tensor
+    ) -> Tensor:
+        """Sum of the per-edge differences, (n, d)."""
+        result = halo.new_zeros(len(indptr) - 1, halo.shape[1])
+        before, after = (weight.numpy(), halo.numpy()), (weight_after.numpy(), halo_after.numpy())
+        _weighted_difference(indptr.numpy(), col.numpy(), *before, *after, result.numpy())
+        return result
+
+    def gauss_newton(
+        self,
+        indptr: Tensor,
+        col: Tensor,
+        moving: Tensor,
+        weight: Tensor,
+        rows: Tensor,
+        halo: Tensor,
+        vector: Tensor,
+        vector_halo: Tensor,
+    ) -> Tensor:
+        """Gauss-Newton product of each row, (n, d)."""
+        result = halo.new_zeros(len(indptr) - 1, halo.shape[1])
+        edges = (indptr.numpy(), col.numpy(), moving.numpy(), weight.numpy())
+        _gauss_newton(*edges, rows.numpy(), halo.numpy(), vector.numpy(), vector_halo.numpy(), result.numpy())
+        return result
+
+    def partition_dots(self, left: Tensor, right: Tensor, partition: Tensor, partitions: int) -> Tensor:
+        """Dot products of the rows of each partition, (partitions,)."""
+        result = torch.zeros(partitions, dtype=torch.float64)
+        _partition_dots(left.numpy(), right.numpy(), partition.numpy(), result.numpy())
+        return result
+
+
+@njit("void(i8[::1], i8[::1], f8[:, ::1], f8[:, ::1], f8[::1])", **_COMPILE)
+def _scores(indptr: Indices, col: Indices, rows: Floats, halo: Floats, result: Floats) -> None:
+    dim = rows.shape[1]
+    for row in range(len(indptr) - 1):
+        for edge in range(indptr[row], indptr[row + 1]):
+            far = col[edge]
+            total = 0.0
+            for k in range(dim):
+                total += rows[row, k] * halo[far, k]
+            result[edge] = total
+
+
+@njit("void(i8[::1], i8[::1], f8[::1], f8[:, ::1], f8[:, ::1])", **_COMPILE)
+def _weighted_sum(indptr: Indices, col: Indices, weight: Floats, halo: Floats, result: Floats) -> None:
+    dim = halo.shape[1]
+    for row in range(len(indptr) - 1):
+        for edge in range(indptr[row], indptr[row + 1]):
+            far, factor = col[edge], weight[edge]
+            for k in range(dim):
+                result[row, k] += factor * halo[far, k]
+
+
+# Without contraction: a fused multiply-subtract would leave rounding noise where both sides are equal.
+@njit("void(i8[::1], i8[::1], f8[::1], f8[:, ::1], f8[::1], f8[:, ::1], f8[:, ::1])", **_EXACT)
+def _weighted_difference(
+    indptr: Indices,
+    col: Indices,
+    weight: Floats,
+    halo: Floats,
+    weight_after: Floats,
+    halo_after: Floats,
+    result: Floats,
+) -> None:
+    dim = halo.shape[1]
+    for row in range(len(indptr) - 1):
+        for edge in range(indptr[row], indptr[row + 1]):
+            far, before, after = col[edge], weight[edge], weight_after[edge]
+            for k in range(dim):
+                result[row, k] += before * halo[far, k] - after * halo_after[far, k]
+
+
+@njit(
+    "void(i8[::1], i8[::1], i8[::1], f8[::1], f8[:, ::1], f8[:, ::1], f8[:, ::1], f8[:, ::1], f8[:, ::1])", **_COMPILE
+)
+def _gauss_newton(
+    indptr: Indices,
+    col: Indices,
+    moving: Indices,
+    weight: Floats,
+    rows: Floats,
+    halo: Floats,
+    vector: Floats,
+    vector_halo: Floats,
+    result: Floats,
+) -> None:
+    dim = rows.shape[1]
+    for row in range(len(indptr) - 1):
+        for edge in range(indptr[row], indptr[row + 1]):
+            far, other = col[edge], moving[edge]
+            own, across = 0.0, 0.0
+            for k in range(dim):
+                own += halo[far, k] * vector[row, k]
+            if other >= 0:
+                for k in range(dim):
+                    across += rows[row, k] * vector_halo[other, k]
+            factor = weight[edge] * (own + across)
+            for k in range(dim):
+                result[row, k] += factor * halo[far, k]
+
+
+@njit("void(f8[:, ::1], f8[:, ::1], i8[::1], f8[::1])", **_COMPILE)
+def _partition_dots(left: Floats, right: Floats, partition: Indices, result: Floats) -> None:
+    dim = left.shape[1]
+    for row in range(len(left)):
+        total = 0.0
+        for k in range(dim):
+            total += left[row, k] * right[row, k]
+        result[partition[row]] += total

@@ -1,0 +1,87 @@
+"""The edge loops in torch operations: for GPUs, and as the reference for the compiled ones."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+CHUNK_EDGES = 1 << 20
+
+
+class TorchKernels:
+    """See ``ifru_dist.influence.kernels.Kernels``. Temporaries are bounded by CHUNK_EDGES, or by one row's edges."""
+
+    def scores(self, indptr: Tensor, col: Tensor, rows: Tensor, halo: Tensor) -> Tensor:
+        """Dot product of each edge's two ends, (e,)."""
+        parts = [(rows[c.row] * halo[col[c.edges]]).sum(-1) for c in _chunks(indptr)]
+        return torch.cat(parts) if parts else halo.new_zeros(0)
+
+    def weighted_sum(self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor) -> Tensor:
+        """Sum of weight * halo over the edges of each row, (n, d)."""
+        return _row_sums(indptr, halo, lambda c: weight[c.edges, None] * halo[col[c.edges]])
+
+    def weighted_difference(
+        self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor, weight_after: Tensor, halo_after: Tensor
+    ) -> Tensor:
+        """Sum of the per-edge differences, (n, d)."""
+
+        def differences(c: "_Chunk") -> Tensor:
+            far = col[c.edges]
+            return weight[c.edges, None] * halo[far] - weight_after[c.edges, None] * halo_after[far]
+
+        return _row_sums(indptr, halo, differences)
+
+    def gauss_newton(
+        self,
+        indptr: Tensor,
+        col: Tensor,
+        moving: Tensor,
+        weight: Tensor,
+        rows: Tensor,
+        halo: Tensor,
+        vector: Tensor,
+        vector_halo: Tensor,
+    ) -> Tensor:
+        """Gauss-Newton product of each row, (n, d)."""
+        padded = torch.cat([vector_halo, vector_halo.new_zeros(1, halo.shape[1])])  # index -1 reads the zero row
+
+        def products(c: "_Chunk") -> Tensor:
+            near, far = halo[col[c.edges]], padded[moving[c.edges]]
+            change = (near * vector[c.row]).sum(-1) + (rows[c.row] * far).sum(-1)
+            return (weight[c.edges] * change)[:, None] * near
+
+        return _row_sums(indptr, halo, products)
+
+    def partition_dots(self, left: Tensor, right: Tensor, partition: Tensor, partitions: int) -> Tensor:
+        """Dot products of the rows of each partition, (partitions,)."""
+        lengths = torch.bincount(partition, minlength=partitions)
+        return torch.segment_reduce((left * right).sum(-1), "sum", lengths=lengths, initial=0.0)
+
+
+class _Chunk:
+    """Consecutive rows, the slice of their edges, and the row of each edge."""
+
+    def __init__(self, indptr: Tensor, start: int, stop: int) -> None:
+        self.start, self.stop = start, stop
+        self.lengths = torch.diff(indptr[start : stop + 1])
+        self.edges = slice(int(indptr[start]), int(indptr[stop]))
+        self.row = torch.repeat_interleave(torch.arange(start, stop, device=indptr.device), self.lengths)
+
+
+def _chunks(indptr: Tensor) -> Iterator[_Chunk]:
+    """Runs of rows with at most CHUNK_EDGES edges, but at least one row."""
+    start, rows = 0, len(indptr) - 1
+    while start < rows:
+        limit = indptr[start] + CHUNK_EDGES
+        stop = max(start + 1, int(torch.searchsorted(indptr, limit, right=True)) - 1)
+        yield _Chunk(indptr, start, stop)
+        start = stop
+
+
+def _row_sums(indptr: Tensor, like: Tensor, edge_values: Callable[[_Chunk], Tensor]) -> Tensor:
+    """Sum edge values (edges, d) of each chunk over the edges of each row, (n, d)."""
+    result = like.new_zeros(len(indptr) - 1, like.shape[1])
+    for chunk in _chunks(indptr):
+        values = edge_values(chunk)
+        result[chunk.start : chunk.stop] = torch.segment_reduce(values, "sum", lengths=chunk.lengths, initial=0.0)
+    return result

@@ -1,0 +1,136 @@
+"""Residual, product, selection, solve and update against the dense reference."""
+
+import pytest
+import torch
+from ifru_dist.influence.direct import DirectObjective
+from ifru_dist.influence.importance import endpoints, select_rows
+from ifru_dist.influence.kernels import Kernels
+from ifru_dist.influence.kernels_numba import NumbaKernels
+from ifru_dist.influence.kernels_torch import TorchKernels
+from ifru_dist.influence.propagated import PropagatedObjective
+from ifru_dist.influence.update import SolveOptions, unlearn_batch
+
+from tests.influence import reference
+from tests.influence.local import DotProduct, communicator_of, shard_of
+from tests.influence.reference import CASES, Case
+
+KERNELS = pytest.mark.parametrize("kernels", [NumbaKernels(), TorchKernels()], ids=["numba", "torch"])
+EACH_CASE = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+CLOSE = {"rtol": 1e-8, "atol": 1e-10}
+
+
+def options(**changes: object) -> SolveOptions:
+    values = {
+        "damping": 0.3,
+        "newton_steps": 2,
+        "hops": 0,
+        "row_budget": None,
+        "tolerance": 1e-13,
+        "max_iterations": 500,
+        "storage_dtype": torch.float64,
+    }
+    return SolveOptions(**{**values, **changes})
+
+
+def moved_point(case: Case, selected: torch.Tensor) -> torch.Tensor:
+    """Embeddings away from the start on the selected rows, in global order."""
+    noise = torch.randn(case.embeddings.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    return case.embeddings + 0.1 * noise * selected[:, None]
+
+
+def objective_of(case: Case, kernels: Kernels, selected: torch.Tensor):
+    shard, erased = shard_of(case)
+    kind = DirectObjective if len(case.layer_weights) == 1 else PropagatedObjective
+    mask = selected[shard.rows]
+    return shard, kind(shard, erased, mask, DotProduct(case), communicator_of(shard), kernels)
+
+
+@EACH_CASE
+@KERNELS
+def test_residual_and_product_equal_dense(case: Case, kernels: Kernels) -> None:
+    selected, _ = reference.endpoint_masks(case)
+    shard, objective = objective_of(case, kernels, selected)
+    point = moved_point(case, selected)
+    residual, curvature = objective.linearise(point[shard.rows].contiguous())
+    rows = shard.rows[objective.positions]
+    torch.testing.assert_close(residual, reference.residual(case, point)[rows], **CLOSE)
+
+    vector = torch.randn(len(rows), 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    spread = torch.zeros_like(point)
+    spread[rows] = vector
+    dense = (reference.gauss_newton(case, point) @ spread.flatten()).reshape(point.shape)
+    torch.testing.assert_close(curvature.product(vector), dense[rows], **CLOSE)
+
+
+@EACH_CASE
+def test_mf_diagonal_is_exact(case: Case) -> None:
+    if len(case.layer_weights) > 1:
+        pytest.skip("graph models precondition with an approximation")
+    selected, _ = reference.endpoint_masks(case)
+    shard, objective = objective_of(case, NumbaKernels(), selected)
+    _, curvature = objective.linearise(shard.embeddings)
+    dense = reference.gauss_newton(case, case.embeddings).diagonal().reshape(case.embeddings.shape)
+    torch.testing.assert_close(curvature.diagonal, dense[shard.rows[objective.positions]], **CLOSE)
+
+
+@EACH_CASE
+@KERNELS
+@pytest.mark.parametrize("hops", [0, 1])
+def test_update_equals_dense_solve(case: Case, kernels: Kernels, hops: int) -> None:
+    shard, erased = shard_of(case)
+    outcome = unlearn_batch(
+        shard, erased, DotProduct(case), communicator_of(shard), kernels, options(hops=hops), case.partitions
+    )
+    kept_endpoints, emptied = reference.endpoint_masks(case)
+    reached = (reference.importance(case, hops) > 0) & ~emptied
+    expected = reference.newton(case, reached, damping=0.3, steps=2)
+    assert outcome.status == "converged"
+    assert sorted(outcome.rows.tolist()) == torch.nonzero(reached).flatten().tolist()
+    assert sorted(outcome.emptied.tolist()) == torch.nonzero(emptied).flatten().tolist()
+    assert bool(kept_endpoints[outcome.rows].any())
+    torch.testing.assert_close(outcome.values, expected[outcome.rows], **CLOSE)
+
+    solved = ~emptied
+    before = reference.residual(case, case.embeddings)[solved].norm()
+    after = reference.residual(case, expected)[solved].norm()
+    assert outcome.influence_residual == pytest.approx(float(after / before), rel=1e-7)
+
+
+@EACH_CASE
+@pytest.mark.parametrize("budget", [0, 6, 9, 100])
+def test_selection_is_endpoints_then_the_most_important(case: Case, budget: int) -> None:
+    shard, erased = shard_of(case)
+    mask = select_rows(shard, erased, communicator_of(shard), NumbaKernels(), hops=2, row_budget=budget)
+    pinned, emptied = reference.endpoint_masks(case)
+    importance = reference.importance(case, 2)
+    others = [(-float(importance[r]), r) for r in range(case.rows) if importance[r] > 0 and not (pinned | emptied)[r]]
+    room = max(0, budget - int(pinned.sum()))
+    expected = set(torch.nonzero(pinned).flatten().tolist()) | {r for _, r in sorted(others)[:room]}
+    assert set(shard.rows[mask].tolist()) == expected
+
+
+@EACH_CASE
+def test_erasing_nothing_changes_nothing(case: Case) -> None:
+    shard, erased = shard_of(case)
+    outcome = unlearn_batch(
+        shard,
+        torch.zeros_like(erased),
+        DotProduct(case),
+        communicator_of(shard),
+        NumbaKernels(),
+        options(hops=1),
+        case.partitions,
+    )
+    assert len(outcome.rows) == 0
+    assert len(outcome.emptied) == 0
+    assert outcome.influence_residual == 0
+
+
+def test_emptied_row_is_an_endpoint_of_its_own_kind() -> None:
+    case = CASES[0]
+    shard, erased = shard_of(case)
+    kept, emptied = endpoints(shard, erased)
+    dense_kept, dense_emptied = reference.endpoint_masks(case)
+    assert torch.equal(kept, dense_kept[shard.rows])
+    assert torch.equal(emptied, dense_emptied[shard.rows])
+    assert bool(emptied.any())
