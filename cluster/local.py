@@ -28,11 +28,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from cluster.processes import end_processes, tagged_environment
+from cluster.processes import kill_processes, tagged_environment
 
 _LOOPBACK = "127.0.0.1"
 _RAY = [sys.executable, "-m", "ray.scripts.scripts"]
-# Linux allows 107 bytes for the path of a socket; Ray's own part of it, from the session's folder on, takes up to 72.
+# Linux allows 107 bytes for the path of a socket; the part of it from the node's folder on takes up to 72.
 _MAX_FOLDER_LENGTH = 107 - 72
 # Variables of the caller that would lead Ray to another cluster or another token.
 _FOREIGN_VARIABLES = (
@@ -45,7 +45,6 @@ _FOREIGN_VARIABLES = (
     "RAY_NAMESPACE",
     "RAY_RUNTIME_ENV",
 )
-_STOP_GRACE_S = 5.0
 _POLL_S = 0.1
 
 
@@ -166,19 +165,19 @@ class LocalCluster:
             index: which node, in the order of their start; 0 is the head.
         """
         node = self._nodes[index]
-        end_processes(node.tag, {node.process.pid}, grace_s=0)
+        kill_processes(node.tag, {node.process.pid})
         node.process.wait()
 
     def stop(self) -> None:
-        """End every process of the cluster, jobs included, and remove its folder; again does nothing.
+        """Kill every process of the cluster, jobs included, and remove its folder; again does nothing.
+
+        Nothing is asked to end by itself: that takes Ray seconds, and there is nothing to save.
 
         Raises:
             TimeoutError: if a process survives being killed.
         """
-        # The head last: the others would take its loss for a failure and wait for its return.
-        for node in reversed(self._nodes):
-            end_processes(node.tag, {node.process.pid}, grace_s=_STOP_GRACE_S)
-            node.process.wait()
+        for index in reversed(range(len(self._nodes))):
+            self.kill_node(index)
         self._nodes.clear()
         if self.folder != Path():
             shutil.rmtree(self.folder)
@@ -224,14 +223,15 @@ class LocalCluster:
         folder = self.folder / str(len(self._nodes))
         folder.mkdir()
         tag = uuid.uuid4().hex
-        command = [*_RAY, "start", "--block", f"--temp-dir={folder}", f"--num-cpus={self._cpus_per_node}", "--num-gpus=0"]
-        command += [f"--object-store-memory={self._object_store_bytes}", "--dashboard-agent-listen-port=0", *options]
+        command = [*_RAY, "start", "--block", f"--temp-dir={folder}", f"--num-cpus={self._cpus_per_node}"]
+        command += [f"--object-store-memory={self._object_store_bytes}", "--dashboard-agent-listen-port=0"]
         inherited = {name: value for name, value in os.environ.items() if name not in _FOREIGN_VARIABLES}
-        environment = inherited | self._authentication | {"RAY_USAGE_STATS_ENABLED": "0"} | tagged_environment(tag)
+        # Whatever the node's processes leave in their temporary folder goes away with the cluster.
+        own = {"RAY_USAGE_STATS_ENABLED": "0", "TMPDIR": str(folder)}
         with (folder / "output.txt").open("wb") as output:
             process = subprocess.Popen(
-                command,
-                env=environment,
+                [*command, "--num-gpus=0", *options],
+                env=inherited | own | self._authentication | tagged_environment(tag),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -1,4 +1,4 @@
-"""Which processes were started for a cluster or a command, and how to end all of them (Linux: reads /proc).
+"""Which processes were started for a cluster or a command, and how to kill all of them (Linux: reads /proc).
 
 A process belongs to a tag if it has the tag's variable in its environment, if it lives in one of the tag's sessions, or
 if its parent belongs. All three are needed: Ray's agents overwrite their environment when they set their title, job
@@ -7,6 +7,7 @@ entrypoints leave the session of the node that starts them, and an orphan has lo
 ``python -m cluster.processes COMMAND ...`` runs a command and fails if the command leaves processes behind.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -57,21 +58,20 @@ def processes_of(tag: str, sessions: Collection[int]) -> list[Process]:
     return [table[pid] for pid in sorted(owned - {os.getpid()})]
 
 
-def end_processes(tag: str, sessions: Collection[int], *, grace_s: float, timeout_s: float = 30.0) -> None:
-    """End all processes of a tag: ask first, kill what is still there after ``grace_s`` seconds (0: kill at once).
+def kill_processes(tag: str, sessions: Collection[int], *, timeout_s: float = 30.0) -> None:
+    """Kill all processes of a tag and wait until they are gone.
 
     Raises:
-        TimeoutError: if some are alive ``timeout_s`` seconds after they were first killed.
+        TimeoutError: if some are alive after ``timeout_s`` seconds.
     """
-    if grace_s > 0:
-        _send(signal.SIGTERM, processes_of(tag, sessions))
-        wait_for_end(tag, sessions, timeout_s=grace_s)
     deadline = time.monotonic() + timeout_s
-    # Killed again and again: a process seen now may have started another one before it died.
+    # Again and again: a process seen now may have started another one before it died.
     while left := processes_of(tag, sessions):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{len(left)} processes survive SIGKILL after {timeout_s} s: {_listed(left)}")
-        _send(signal.SIGKILL, left)
+            raise TimeoutError(f"{len(left)} processes survive SIGKILL for {timeout_s} s: {_listed(left)}")
+        for process in left:
+            with contextlib.suppress(ProcessLookupError):  # it ended since it was listed
+                os.kill(process.pid, signal.SIGKILL)
         time.sleep(_POLL_S)
 
 
@@ -84,7 +84,7 @@ def wait_for_end(tag: str, sessions: Collection[int], *, timeout_s: float) -> li
 
 
 def run_cleanly(command: list[str], *, settle_s: float = 10.0) -> int:
-    """Run a command in a session of its own and end what it leaves behind.
+    """Run a command in a session of its own and kill what it leaves behind.
 
     Args:
         command: program and arguments.
@@ -99,7 +99,7 @@ def run_cleanly(command: list[str], *, settle_s: float = 10.0) -> int:
         status = child.wait()
         left = wait_for_end(tag, {child.pid}, timeout_s=settle_s)
     finally:
-        end_processes(tag, {child.pid}, grace_s=0)
+        kill_processes(tag, {child.pid})
     if left:
         print(f"{command[0]} left {len(left)} processes behind: {_listed(left)}", file=sys.stderr)
     # A command ended by a signal has a negative status, which a shell knows as 128 and the signal's number.
@@ -125,15 +125,6 @@ def _read_process(entry: Path, tag: str) -> Process | None:
         return None
     tagged = tag.encode() in environment
     return Process(pid=int(entry.name), parent=int(parent), session=int(session), tagged=tagged, command=command)
-
-
-def _send(number: signal.Signals, processes: list[Process]) -> None:
-    """Signal processes, some of which may have ended since they were listed."""
-    for process in processes:
-        try:
-            os.kill(process.pid, number)
-        except ProcessLookupError:
-            continue
 
 
 def _listed(processes: list[Process]) -> str:

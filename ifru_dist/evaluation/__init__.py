@@ -1,0 +1,1 @@
+"""What forgotten and good are measured by; pure functions on arrays, and the report files."""

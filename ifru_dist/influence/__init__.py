@@ -1,0 +1,1 @@
+"""The mathematics of a batch, on tensors behind a communicator; knows no Ray, Dask or file."""

@@ -1,8 +1,8 @@
 """What the mathematics needs from other workers, and the trivial implementation for a single one.
 
-Every row is owned by one worker, which holds its embedding and all its edges. A sum over the edges of a row is therefore
-formed by one worker in stored order; what must travel are the embeddings at the far ends of the edges. A plan says once
-which rows those are, and every exchange of a batch reuses it.
+Every row is owned by one worker, which holds its embedding and all its edges. A sum over the edges of a row is
+therefore formed by one worker in stored order; what must travel are the embeddings at the far ends of the edges. A plan
+says once which rows those are, and every exchange of a batch reuses it.
 """
 
 from dataclasses import dataclass

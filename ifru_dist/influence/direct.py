@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ifru_dist.influence.communicator import Communicator
+from ifru_dist.influence.communicator import Communicator, GatherPlan
 from ifru_dist.influence.kernels import Kernels
 from ifru_dist.influence.objective import RowValues
 from ifru_dist.influence.shard import Block, Shard, index_of, make_block, row_counts
@@ -40,16 +40,16 @@ class DirectObjective:
         self._moving_plan, self._moving = self._moving_exchange(selected)
 
     def linearise(self, embeddings: Tensor) -> tuple[Tensor, "DirectCurvature"]:
-        """r and the Gauss-Newton matrix on the selected rows (m, d)."""
+        """R and the Gauss-Newton matrix on the selected rows (m, d)."""
         now = _Examples(self._block, embeddings, self._model, self._communicator, self._kernels)
         return self._residual(self._block, self._start, now), DirectCurvature(self, now)
 
     def start_residual(self) -> RowValues:
-        """r before the update: not zero only at the endpoints, all of which are selected."""
+        """R before the update: not zero only at the endpoints, all of which are selected."""
         return RowValues(self.positions, self._residual(self._block, self._start, self._start))
 
     def end_residual(self, embeddings: Tensor) -> RowValues:
-        """r after the update, on the selected rows and on all their neighbours."""
+        """R after the update, on the selected rows and on all their neighbours."""
         reached = torch.zeros(len(self._shard.rows), dtype=torch.bool, device=embeddings.device)
         reached[self._block.plan.send] = True
         lost = row_counts(self._shard.indptr, self._erased)
@@ -92,7 +92,7 @@ class DirectObjective:
         kept = row_counts(block.indptr, ~block.erased).double()[:, None]
         return data + self._model.l2 * (total * before.rows - kept * after.rows)
 
-    def _moving_exchange(self, selected: Tensor) -> tuple:
+    def _moving_exchange(self, selected: Tensor) -> tuple[GatherPlan, Tensor]:
         """The exchange of selected far ends only, and each edge's index in it (-1: its far end does not move)."""
         flags = self._communicator.gather_rows(self._block.plan, selected.double()[:, None])[:, 0] > 0
         plan = self._communicator.plan(self._block.plan.rows[flags])

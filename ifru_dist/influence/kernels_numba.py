@@ -4,14 +4,16 @@ Reassociation lets the compiler vectorise the dot products; it fixes one order f
 do not depend on which rows a worker holds.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-_EXACT = {"cache": True, "nogil": True}
-_COMPILE = {**_EXACT, "fastmath": {"reassoc", "contract", "nsz"}}
+_EXACT: dict[str, Any] = {"cache": True, "nogil": True}
+_COMPILE: dict[str, Any] = {**_EXACT, "fastmath": {"reassoc", "contract", "nsz"}}
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 

@@ -37,10 +37,10 @@ class Objective(Protocol):
     """(m,) positions of the selected rows in the shard."""
 
     def linearise(self, embeddings: Tensor) -> tuple[Tensor, Curvature]:
-        """r (m, d) and the curvature on the selected rows, at the own rows' embeddings (n, d)."""
+        """R (m, d) and the curvature on the selected rows, at the own rows' embeddings (n, d)."""
 
     def start_residual(self) -> RowValues:
-        """r at the model before the batch, on every row where it is not zero."""
+        """R at the model before the batch, on every row where it is not zero."""
 
     def end_residual(self, embeddings: Tensor) -> RowValues:
-        """r at the updated embeddings (n, d), on every row where it can differ from zero."""
+        """R at the updated embeddings (n, d), on every row where it can differ from zero."""

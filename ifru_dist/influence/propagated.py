@@ -101,16 +101,16 @@ class PropagatedObjective:
         self._start_error = model.loss.error(self._start[2], self._block.label)
 
     def linearise(self, embeddings: Tensor) -> tuple[Tensor, "PropagatedCurvature"]:
-        """r and the Gauss-Newton matrix on the selected rows (m, d)."""
+        """R and the Gauss-Newton matrix on the selected rows (m, d)."""
         outputs, arriving, score = state = self._outputs(self._after, embeddings)
         return self._residual(embeddings, state)[self.positions], PropagatedCurvature(self, outputs, arriving, score)
 
     def start_residual(self) -> RowValues:
-        """r before the update: direct and spillover influence on all rows."""
+        """R before the update: direct and spillover influence on all rows."""
         return self.end_residual(self._shard.embeddings)
 
     def end_residual(self, embeddings: Tensor) -> RowValues:
-        """r on all rows but those that lost every example, which are reset."""
+        """R on all rows but those that lost every example, which are reset."""
         solved = torch.nonzero((self._kept_count[:, 0] > 0) | (self._shard.degrees == 0)).flatten()
         return RowValues(solved, self._residual(embeddings, self._outputs(self._after, embeddings))[solved])
 
@@ -134,9 +134,7 @@ class PropagatedObjective:
         change = self._after.apply(spread)
         far = self._communicator.gather_rows(self._block.plan, change)
         block = self._block
-        image = self._kernels.gauss_newton(
-            block.indptr, block.col, block.col, weight, outputs, arriving, change, far
-        )
+        image = self._kernels.gauss_newton(block.indptr, block.col, block.col, weight, outputs, arriving, change, far)
         return (self._after.apply(image) + self._model.l2 * self._kept_count * spread)[self.positions]
 
     def _outputs(self, propagation: Propagation, embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:

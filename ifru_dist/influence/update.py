@@ -88,8 +88,7 @@ def unlearn_batch(
     """
     clock, sent = _Clock(), communicator.bytes_sent
     with clock("subgraph"):
-        budget = {"hops": options.hops, "row_budget": options.row_budget}
-        selected = select_rows(shard, erased, communicator, kernels, **budget)
+        selected = select_rows(shard, erased, communicator, kernels, hops=options.hops, row_budget=options.row_budget)
     with clock("gradient"):
         kind = DirectObjective if len(model.layer_weights) == 1 else PropagatedObjective
         objective: Objective = kind(shard, erased, selected, model, communicator, kernels)

@@ -1,0 +1,1 @@
+"""Scores, losses and initialisations of the embedding models."""

@@ -18,10 +18,21 @@ class Model(Protocol):
     ``layer_weights == (1.0,)``, so F = E and the graph is never read.
     """
 
-    name: str
-    loss: Loss
-    l2: float
-    layer_weights: tuple[float, ...]
+    @property
+    def name(self) -> str:
+        """Name in a model's record."""
+
+    @property
+    def loss(self) -> Loss:
+        """Loss of one example."""
+
+    @property
+    def l2(self) -> float:
+        """Factor of the regulariser of one example."""
+
+    @property
+    def layer_weights(self) -> tuple[float, ...]:
+        """Weight of each power of A."""
 
     def score(self, rows: Tensor) -> Tensor:
         """Scores (n,) of propagated rows (n, 2, d)."""

@@ -10,7 +10,9 @@ from torch import Tensor
 class Loss(Protocol):
     """A twice differentiable loss of a score (n,) and a label (n,)."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Name in a model's record."""
 
     def value(self, score: Tensor, label: Tensor) -> Tensor:
         """Loss of each example, (n,)."""
@@ -33,10 +35,10 @@ class BinaryCrossEntropy:
         return torch.nn.functional.binary_cross_entropy_with_logits(score, label, reduction="none")
 
     def error(self, score: Tensor, label: Tensor) -> Tensor:
-        """q - y, (n,)."""
+        """Q - y, (n,)."""
         return torch.sigmoid(score) - label
 
     def curvature(self, score: Tensor, label: Tensor) -> Tensor:
-        """q (1 - q), (n,); independent of the label."""
+        """Q (1 - q), (n,); independent of the label."""
         q = torch.sigmoid(score)
         return q * (1 - q)

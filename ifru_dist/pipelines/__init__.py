@@ -1,0 +1,1 @@
+"""One pipeline per job, joining the other rooms."""

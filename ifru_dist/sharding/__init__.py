@@ -1,0 +1,1 @@
+"""Workers, their gang on Ray, and what happens when one fails."""

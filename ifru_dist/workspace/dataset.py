@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,19 @@ class Dataset:
     """Counts for the manifest."""
 
 
+def require_unused(workspace: Workspace) -> None:
+    """Raise WorkspaceError when the folder holds a workspace already."""
+    if versions := workspace.versions():
+        raise WorkspaceError(f"{workspace.root} holds version {versions[-1]} already: choose another --workspace")
+
+
 def write_dataset(workspace: Workspace, data: Dataset, partitions: int) -> Manifest:
     """Write the first version of a workspace. The caller holds the lock.
 
     Raises:
         WorkspaceError: the folder holds a workspace already.
     """
-    if versions := workspace.versions():
-        raise WorkspaceError(f"{workspace.root} holds version {versions[-1]} already: choose another --workspace")
+    require_unused(workspace)
     root = workspace.root
     layout = Layout(partitions=partitions, sizes=tuple(len(ids) for ids in data.ids))
     graph, degrees = write_graph(root, layout, data.train)
@@ -71,7 +77,7 @@ def _write_examples(root: Path, layout: Layout, train: Interactions) -> FileEntr
     bounds = np.concatenate([[0], np.cumsum(np.bincount(partition, minlength=layout.partitions))])
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+        for start, stop in pairwise(bounds):
             chosen = order[start:stop]
             columns = [chosen, *_pair_columns(layout, train.take(chosen)).values()]
             yield pa.RecordBatch.from_arrays([pa.array(column) for column in columns], schema=EXAMPLES)

@@ -6,7 +6,9 @@ holds the number of examples of each row, from which the row pointers follow.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -109,17 +111,17 @@ def _partition_batches(layout: Layout, table: int, examples: Interactions) -> It
     columns = [other, examples.labels[order].astype(np.int8), order.astype(np.int64)]
     counts = np.bincount(row % layout.partitions, minlength=layout.partitions)
     bounds = np.concatenate([[0], np.cumsum(counts)])
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, stop in pairwise(bounds):
         yield pa.RecordBatch.from_arrays([pa.array(column[start:stop]) for column in columns], schema=EDGES)
 
 
-def _split(layout: Layout, table: int, schema: pa.Schema, columns: list[NDArray]) -> Iterator[pa.RecordBatch]:
+def _split(layout: Layout, table: int, schema: pa.Schema, columns: list[NDArray[np.int32]]) -> Iterator[pa.RecordBatch]:
     """Columns in stored order, cut into one record batch per partition."""
     bounds = layout.bounds(table)
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, stop in pairwise(bounds):
         yield pa.RecordBatch.from_arrays([pa.array(column[start:stop]) for column in columns], schema=schema)
 
 
-def _numpy_columns(batch: pa.RecordBatch) -> list[NDArray]:
+def _numpy_columns(batch: pa.RecordBatch) -> list[NDArray[Any]]:
     """The columns of a record batch, without copying."""
     return [column.to_numpy() for column in batch.columns]

@@ -1,4 +1,4 @@
-"""The request ledger and the suppression list: what was asked, what became of it, and keyed digests of what was erased."""
+"""The request ledger and the suppression list: what was asked and became of it, and digests of all that was erased."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

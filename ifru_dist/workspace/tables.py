@@ -1,6 +1,7 @@
 """Embedding tables on disk: a base file per table in partition-major order, and deltas that hold only changed rows."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ def write_base(root: Path, layout: Layout, embeddings: NDArray[np.float32]) -> t
         bounds = layout.bounds(table)
         batches = (
             pa.RecordBatch.from_arrays([_vectors(values[start:stop])], schema=schema)
-            for start, stop in zip(bounds[:-1], bounds[1:], strict=True)
+            for start, stop in pairwise(bounds)
         )
         entries.append(write_batches(root, f"tables/{name}", schema, batches))
     return tuple(entries)

@@ -1,0 +1,88 @@
+"""What a caller may say about the logs and about the data to be made of them."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from ifru_dist.errors import ConfigError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+DEFAULT_SPLIT = (0.6, 0.2, 0.2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """Options of the preparation; the fields are options of jobs/preprocess.py too."""
+
+    logs: str
+    """Interaction logs: a Parquet or CSV file, a folder, or a quoted glob; with --valid and --test: training part."""
+    valid: str | None = None
+    """Validation part of a split made elsewhere; needs --test. Every row of --logs is then kept for training."""
+    test: str | None = None
+    """Test part of a split made elsewhere; needs --valid."""
+    user_column: str = "user"
+    """Column of the user ids: integers or strings."""
+    item_column: str = "item"
+    """Column of the item ids: integers or strings."""
+    rating_column: str = "rating"
+    """Column of the ratings; read only where no --label-column is given."""
+    label_column: str | None = None
+    """Column of labels 0 or 1; takes the place of ratings and threshold."""
+    timestamp_column: str | None = None
+    """Column that says which of a pair's rows is the last; by default the column timestamp, where there is one."""
+    positive_threshold: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """Label 1 means rating > threshold, strictly; needed unless --label-column is given."""
+    k_core: Annotated[int, Field(ge=1)] = 1
+    """Keep only users and items with at least this many rows, until stable; 1 keeps all."""
+    split: tuple[Share, Share, Share] = DEFAULT_SPLIT
+    """Shares of training, validation and test rows, by a random permutation."""
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 1024
+    """Seed of the split."""
+    max_bad_share: Share = 0.01
+    """Stop when more than this share of all rows had to be quarantined."""
+
+    @property
+    def given_split(self) -> bool:
+        """Whether the split was made elsewhere."""
+        return self.valid is not None
+
+    def check(self) -> None:
+        """Check what the options say together.
+
+        Raises:
+            ConfigError: two options contradict each other, or one that is needed is missing.
+        """
+        if (self.valid is None) != (self.test is None):
+            raise ConfigError(f"--valid {self.valid} with --test {self.test}: give both or neither")
+        if self.given_split and self.k_core > 1:
+            raise ConfigError(f"--k-core {self.k_core} with --valid: a given split keeps every row: leave out one")
+        if self.given_split and tuple(self.split) != DEFAULT_SPLIT:
+            raise ConfigError(f"--split {_words(self.split)} with --valid: the split is given: leave out one")
+        if abs(sum(self.split) - 1) > 1e-9 or self.split[0] == 0:
+            raise ConfigError(f"--split {_words(self.split)}: shares must sum to 1 and training needs more than 0")
+        self._check_labels()
+        self._check_names()
+
+    def _check_labels(self) -> None:
+        """One source of labels, not none or two."""
+        if self.label_column is None and self.positive_threshold is None:
+            raise ConfigError(
+                "--positive-threshold is missing: ratings above it get label 1 (or name a 0/1 column by --label-column)"
+            )
+        if self.label_column is not None and self.positive_threshold is not None:
+            raise ConfigError(
+                f"--label-column {self.label_column} with --positive-threshold {self.positive_threshold}: leave out one"
+            )
+
+    def _check_names(self) -> None:
+        """No column serves twice."""
+        value = self.rating_column if self.label_column is None else self.label_column
+        names = [self.user_column, self.item_column, value, self.timestamp_column]
+        if twice := {name for name in names if name is not None and names.count(name) > 1}:
+            raise ConfigError(f"column {sorted(twice)[0]!r} is named for two purposes: give each its own column")
+
+
+def _words(shares: tuple[float, ...]) -> str:
+    """Shares as typed on the command line."""
+    return " ".join(str(share) for share in shares)

@@ -1,0 +1,163 @@
+"""Logs to a dataset: read, set bad rows apart, keep one row for each pair, take the core, split."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ifru_dist.errors import InputError
+from ifru_dist.ingest.cleaning import LabelRule, Part
+from ifru_dist.ingest.core import k_core
+from ifru_dist.ingest.identifiers import training_table
+from ifru_dist.ingest.options import PrepareOptions
+from ifru_dist.ingest.quarantine import check_share, count_reasons, write_quarantine
+from ifru_dist.ingest.reading import Rows, Scheduler, join_parts, joined_bad, read_parts
+from ifru_dist.ingest.schemas import resolve_columns
+from ifru_dist.ingest.sources import LogFile, find_files, open_file
+from ifru_dist.ingest.splitting import last_of_pairs, random_split
+from ifru_dist.interactions import Interactions
+from ifru_dist.workspace.dataset import Dataset
+
+Positions = NDArray[np.int64]
+PARTS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Data ready to be written, and how it came about."""
+
+    dataset: Dataset
+    counts: dict[str, Any]
+    seconds: dict[str, float]
+
+
+@dataclass
+class _Run:
+    """Counts and seconds of a preparation while it goes on."""
+
+    say: Callable[[str], None]
+    counts: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Note how long a phase takes."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+
+
+def prepare(
+    options: PrepareOptions, scheduler: Scheduler, quarantine: Path, say: Callable[[str], None] = print
+) -> Prepared:
+    """Read, clean, select and split logs.
+
+    Args:
+        options: What to read and how to select.
+        scheduler: Dask's scheduler for the reading.
+        quarantine: File for the rows that cannot be used.
+        say: Receives a line as each phase ends.
+
+    Raises:
+        ConfigError: options contradict each other.
+        InputError: files cannot be read, too many rows are bad, or nothing is left to train on.
+    """
+    options.check()
+    run = _Run(say)
+    places = {"--logs": options.logs, "--valid": options.valid, "--test": options.test}
+    groups = [[open_file(path) for path in find_files(place, name)] for name, place in places.items() if place]
+    parts = _read(options, groups, scheduler, run)
+    _set_apart(options, [part for group in parts for part in group], quarantine, run)
+    with run.phase("codes"):
+        rows = join_parts([part for group in parts for part in group])
+    with run.phase("select"):
+        split = _given(parts) if options.given_split else _selected(rows, options, run)
+    with run.phase("tables"):
+        dataset = _dataset(rows, split, run, from_text=groups[0][0].is_csv)
+    return Prepared(dataset, run.counts, run.seconds)
+
+
+def _read(
+    options: PrepareOptions, groups: Sequence[Sequence[LogFile]], scheduler: Scheduler, run: _Run
+) -> list[list[Part]]:
+    """What the fragments of each group of files gave."""
+    columns = resolve_columns(options, [file for group in groups for file in group])
+    fragments = [[fragment for file in group for fragment in file.fragments()] for group in groups]
+    n_files, flat = sum(map(len, groups)), [fragment for group in fragments for fragment in group]
+    run.say(f"reading {n_files:,} files in {len(flat):,} parts")
+    with run.phase("read"):
+        read = iter(read_parts(flat, columns, LabelRule(options.positive_threshold), scheduler))
+    parts = [[next(read) for _ in group] for group in fragments]
+    for group, files in zip(parts, groups, strict=True):
+        if sum(part.n_read for part in group) == 0:
+            raise InputError(f"{', '.join(str(file.path) for file in files)}: no rows: give logs with interactions")
+    run.counts["files"] = n_files
+    return parts
+
+
+def _set_apart(options: PrepareOptions, parts: Sequence[Part], quarantine: Path, run: _Run) -> None:
+    """Write the quarantine file, and stop when it holds too much or everything."""
+    n_read, bad = sum(part.n_read for part in parts), joined_bad(parts)
+    write_quarantine(quarantine, bad)
+    run.counts |= {"rows_read": n_read, "quarantined": count_reasons(bad)}
+    run.say(f"read {n_read:,} rows in {run.seconds['read']:.1f} s, {len(bad):,} of them cannot be used")
+    check_share(bad, n_read, options.max_bad_share, quarantine)
+    if len(bad) == n_read:
+        raise InputError(f"none of the {n_read:,} rows can be used: see {quarantine}")
+
+
+def _given(parts: Sequence[Sequence[Part]]) -> list[Positions]:
+    """Positions of the training, validation and test rows of a split made elsewhere."""
+    sizes = [sum(len(part.rows) for part in group) for group in parts]
+    return np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+
+
+def _selected(rows: Rows, options: PrepareOptions, run: _Run) -> list[Positions]:
+    """Positions of the training, validation and test rows after deduplication, k-core and shuffling."""
+    kept = last_of_pairs(rows.users.codes, rows.items.codes, rows.times)
+    run.counts["duplicates"] = len(rows) - len(kept)
+    if options.k_core > 1:
+        kept = kept[k_core(rows.users.codes[kept], rows.items.codes[kept], options.k_core)]
+        if len(kept) == 0:
+            raise InputError(f"--k-core {options.k_core} leaves no rows of {len(rows):,}: choose a smaller one")
+    run.counts |= {
+        "rows_after_k_core": len(kept),
+        "users_after_k_core": len(np.unique(rows.users.codes[kept])),
+        "items_after_k_core": len(np.unique(rows.items.codes[kept])),
+    }
+    run.say(f"{run.counts['duplicates']:,} duplicates; {len(kept):,} rows are left after the {options.k_core}-core")
+    return [kept[part] for part in random_split(len(kept), options.split, options.seed)]
+
+
+def _dataset(rows: Rows, split: Sequence[Positions], run: _Run, *, from_text: bool) -> Dataset:
+    """Tables of the training part, and the pairs of every part that lie in them."""
+    train = split[0]
+    if len(train) == 0:
+        raise InputError(f"the training part has no usable rows ({len(rows):,} in all): give more logs")
+    tables = [training_table(ids.ids, ids.codes[train], from_text=from_text) for ids in (rows.users, rows.items)]
+    n_users = len(tables[0][0])
+    parts, unseen = [], {}
+    for name, positions in zip(PARTS, split, strict=True):
+        users, items = (
+            row_of_code[ids.codes[positions]]
+            for (_, row_of_code), ids in zip(tables, (rows.users, rows.items), strict=True)
+        )
+        seen = (users >= 0) & (items >= 0)
+        pairs = np.stack([users[seen], items[seen] + n_users], axis=1)
+        parts.append(Interactions(pairs, rows.labels[positions][seen].astype(np.float32)))
+        unseen[name] = int(len(seen) - seen.sum())
+    run.counts |= {"users": n_users, "items": len(tables[1][0])}
+    run.counts |= {name: len(part) for name, part in zip(PARTS, parts, strict=True)}
+    run.counts["dropped_unseen"] = {name: unseen[name] for name in PARTS[1:]}
+    run.counts["positive_share"] = {name: _positive_share(part) for name, part in zip(PARTS, parts, strict=True)}
+    return Dataset(ids=(tables[0][0], tables[1][0]), train=parts[0], valid=parts[1], test=parts[2], extra=run.counts)
+
+
+def _positive_share(part: Interactions) -> float | None:
+    """Share of the labels that are 1; None where there are none."""
+    return round(float(part.labels.mean()), 6) if len(part) else None

@@ -1,0 +1,32 @@
+"""What all jobs do at their edge: parse the command line, run one pipeline, end with a readable line and a status."""
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+import tyro
+
+from ifru_dist.config import validated
+from ifru_dist.errors import IfruError
+
+ConfigT = TypeVar("ConfigT")
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+
+def run_command(config_class: type[ConfigT], pipeline: Callable[[ConfigT], int | None]) -> NoReturn:
+    """Run a pipeline with the config that the command line gives, and exit.
+
+    The exit status is the pipeline's (None: 0), or that of the IfruError which ended it, told in one line on stderr.
+    Other exceptions are defects: they show a traceback, and the status is 1.
+    """
+    try:
+        status = pipeline(validated(tyro.cli(config_class)))
+    except IfruError as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    sys.exit(0 if status is None else status)

@@ -1,0 +1,43 @@
+"""The coordinator's merge: the workers' updates and the rows that are reset become one set of changed rows."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ifru_dist.errors import SolveError
+from ifru_dist.influence.cg import REMEDIES
+from ifru_dist.influence.update import Outcome
+from ifru_dist.models.initial import unseen_rows
+from ifru_dist.workspace.layout import TABLES
+from ifru_dist.workspace.version import Version
+
+
+def merged_update(version: Version, outcomes: Sequence[Outcome]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """All changed rows (n,), ascending, and their embeddings (n, dim).
+
+    Raises:
+        SolveError: the solver failed, or an embedding is not finite; such an update must not be committed.
+    """
+    status = outcomes[0].status
+    if status not in ("converged", "max_iterations"):
+        raise SolveError(f"the solver ended with {status}: {REMEDIES[status]}; nothing was committed")
+    emptied = np.sort(np.concatenate([outcome.emptied.cpu().numpy() for outcome in outcomes]))
+    rows = np.concatenate([*(outcome.rows.cpu().numpy() for outcome in outcomes), emptied])
+    moved = [outcome.values.float().cpu().numpy() for outcome in outcomes]
+    values = np.concatenate([*moved, _reset_values(version, emptied)])
+    if not np.isfinite(values).all():
+        raise SolveError(f"the update is not finite: {REMEDIES['not_finite']}; nothing was committed")
+    order = np.argsort(rows)
+    return rows[order], values[order]
+
+
+def _reset_values(version: Version, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """What rows (n,) without any example are reset to: what the trainer gives an unseen row, (n, dim)."""
+    spec, layout = version.model.spec, version.layout
+    parts = [np.empty((0, spec.dim), np.float32)]
+    for table, name in enumerate(TABLES):
+        local = layout.local(rows[layout.table_of(rows) == table])
+        ids = [str(value) for value in version.ids(table).take(local).to_pylist()]
+        parts.append(unseen_rows(name, ids, spec.dim, spec.init_std, version.model.seed))
+    return np.concatenate(parts)

@@ -1,0 +1,138 @@
+"""What jobs/unlearn.py reports: report.json, its summary in words, and the listing of a dry run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ifru_dist.config import as_json
+from ifru_dist.influence.cg import REMEDIES
+from ifru_dist.influence.update import Outcome, SolveOptions
+from ifru_dist.pipelines.requests import Request
+from ifru_dist.pipelines.routing import Routed
+
+LISTED = 20
+"""Requests that a listing shows at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchResult:
+    """What became of one batch."""
+
+    routed: Routed
+    outcomes: list[Outcome] | None
+    """By rank; None when there was nothing to solve."""
+    version_before: int
+    version_after: int
+    rows_updated: int
+    options: SolveOptions
+    seconds: dict[str, float]
+    failed_attempts: list[str]
+
+
+def unlearn_report(result: BatchResult, config: Any) -> dict[str, Any]:
+    """The report of a batch; docs/reports.md says what each key means. It names no user and no item."""
+    seconds = result.seconds
+    return {
+        "job": "unlearn",
+        "version_before": result.version_before,
+        "version_after": result.version_after,
+        "workers": config.workers,
+        "requests": result.routed.counts(),
+        "not_applied": [
+            {"row": row, "request_id": entry.request_id, "status": entry.status, "reason": entry.reason}
+            for row, entry in enumerate(result.routed.entries, start=1)
+            if entry.status != "applied"
+        ],
+        "interactions_erased": len(result.routed.examples),
+        "users_touched": len(np.unique(result.routed.pairs[:, 0])),
+        "items_touched": len(np.unique(result.routed.pairs[:, 1])),
+        "rows_updated": result.rows_updated,
+        **_solver_report(result, config),
+        "seconds": {
+            "total": sum(seconds.get(phase, 0.0) for phase in ("route", "gang", "commit")),
+            "route": seconds.get("route", 0.0),
+            **_slowest(result.outcomes),
+            "commit": seconds.get("commit", 0.0),
+            "startup": seconds.get("startup", 0.0),
+            "job": seconds["job"],
+        },
+        "failed_attempts": result.failed_attempts,
+        "config": as_json(config),
+    }
+
+
+def unlearn_summary(report: dict[str, Any]) -> str:
+    """The report in words."""
+    requests = report["requests"]
+    lines = [
+        f"requests: {requests['received']} received, {requests['applied']} applied, {requests['duplicate']} erased "
+        f"before, {requests['not_found']} not found, {requests['rejected']} rejected"
+    ]
+    if report["solver"] is None:
+        lines.append(f"nothing to do: version {report['version_after']} stays current")
+        return "\n".join(lines)
+    solver, subgraph, seconds = report["solver"], report["subgraph"], report["seconds"]
+    lines += [
+        f"version {report['version_before']} -> {report['version_after']}: {report['interactions_erased']} "
+        f"interactions of {report['users_touched']} users erased, {report['rows_updated']} rows updated "
+        f"({subgraph['rows_reset']} of them reset)",
+        f"solver: {solver['status']}, {solver['newton_steps']} Newton steps with {solver['iterations']} iterations, "
+        f"damping {solver['damping']} ({solver['damping_source']})",
+        f"influence residual: {report['influence_residual']:.4f} (1 = untouched, 0 = gone to first order)",
+        f"seconds: {seconds['total']:.2f} for the batch, {seconds['startup']:.2f} to start the workers",
+    ]
+    if solver["remedy"]:
+        lines.append(f"note: {solver['remedy']}")
+    return "\n".join(lines)
+
+
+def dry_run_summary(result: BatchResult, requests: Sequence[Request]) -> str:
+    """What would be erased, by request."""
+    counts = result.routed.counts()
+    lines = [
+        f"dry run: {len(result.routed.examples)} interactions of {len(np.unique(result.routed.pairs[:, 0]))} users "
+        f"would be erased; requests: "
+        + ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items())
+    ]
+    for row, (request, entry) in enumerate(zip(requests, result.routed.entries, strict=True), start=1):
+        if row > LISTED:
+            lines.append(f"  ... and {len(requests) - LISTED} more")
+            break
+        what = f"{entry.interactions} interactions" if entry.status == "applied" else entry.reason
+        lines.append(f"  row {row}: {request.describe()}: {entry.status.replace('_', ' ')}, {what}")
+    return "\n".join([*lines, f"nothing was changed: version {result.version_after} stays current"])
+
+
+def _solver_report(result: BatchResult, config: Any) -> dict[str, Any]:
+    """Subgraph, solver and certificate; None where nothing was solved."""
+    if result.outcomes is None:
+        return {"subgraph": None, "solver": None, "influence_residual": None, "bytes_exchanged": 0}
+    first = result.outcomes[0]
+    return {
+        "subgraph": {
+            "rows": first.selected_rows,
+            "edges": first.edges,
+            "hops": result.options.hops,
+            "rounds": 1,
+            "rows_reset": sum(len(outcome.emptied) for outcome in result.outcomes),
+        },
+        "solver": {
+            "newton_steps": len(first.iterations),
+            "iterations": first.iterations,
+            "relative_residual": first.relative_residual,
+            "damping": result.options.damping,
+            "damping_source": "default" if config.damping == "auto" else "given",
+            "status": first.status,
+            "remedy": REMEDIES[first.status],
+        },
+        "influence_residual": first.influence_residual,
+        "bytes_exchanged": sum(outcome.bytes_sent for outcome in result.outcomes),
+    }
+
+
+def _slowest(outcomes: Sequence[Outcome] | None) -> dict[str, float]:
+    """Seconds of the slowest worker in each phase."""
+    phases = ("subgraph", "gradient", "solve", "verify")
+    return {phase: max((o.seconds[phase] for o in outcomes or []), default=0.0) for phase in phases}

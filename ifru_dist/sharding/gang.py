@@ -1,0 +1,189 @@
+"""The gang: Ray actors that solve together, torn down as a whole when one fails, and rebuilt for another attempt."""
+
+import socket
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from ifru_dist.errors import ConfigError, GangError, IfruError
+from ifru_dist.sharding.policy import Failure, decide
+from ifru_dist.sharding.worker import Worker, WorkerPlan
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GangOptions:
+    """What a gang asks of the cluster."""
+
+    cpus_per_worker: float = 1
+    gpus_per_worker: float = 0
+    start_timeout_s: float = 120
+    """How long to wait for the cluster to have room."""
+    batch_timeout_s: float = 3600
+    """How long one call on all workers may take."""
+
+
+class _ShardActor:
+    """A worker in a Ray actor."""
+
+    def load(self, plan: WorkerPlan) -> None:
+        """Load the worker's share. Not in the constructor: an error there would lose its own class on the way back."""
+        self._worker = Worker(plan)
+
+    def rendezvous(self) -> str:
+        """A free ``host:port`` on this node, for the process group's store."""
+        with closing(socket.socket()) as probe:
+            probe.bind(("", 0))
+            return f"{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"  # type: ignore[no-untyped-call]
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the worker."""
+        return getattr(self._worker, method)(*arguments)
+
+
+class Gang:
+    """Workers for one version; a context that leaves no actor behind."""
+
+    def __init__(self, plans: list[WorkerPlan], options: GangOptions) -> None:
+        """Start the actors, load their shards and connect them.
+
+        Raises:
+            ConfigError: the cluster can never give what is asked.
+            GangError: it cannot give it now, or a worker failed to start.
+        """
+        self._options = options
+        _check_resources(len(plans), options)
+        self._group = _reserve(len(plans), options)
+        try:
+            strategy = PlacementGroupSchedulingStrategy(placement_group=self._group)
+            actor: Any = ray.remote(
+                num_cpus=options.cpus_per_worker,
+                num_gpus=options.gpus_per_worker,
+                max_restarts=0,
+                scheduling_strategy=strategy,
+            )(_ShardActor)
+            self._actors: list[Any] = [actor.remote() for _ in plans]
+            self._get([actor.load.remote(plan) for actor, plan in zip(self._actors, plans, strict=True)])
+            address = self._get(self._actors[0].rendezvous.remote())
+            self.call("connect", address)
+        except BaseException:
+            self.close()
+            raise
+
+    def call(self, method: str, *arguments: Any) -> list[Any]:
+        """Call a method on all workers at once; results by rank.
+
+        Raises:
+            IfruError: as the worker raised it.
+            GangError: a worker was lost, failed, or did not answer in time.
+        """
+        stored = [ray.put(argument) for argument in arguments]
+        results: list[Any] = self._get([actor.call.remote(method, *stored) for actor in self._actors])
+        return results
+
+    def close(self) -> None:
+        """Kill the actors and give their place back."""
+        for actor in getattr(self, "_actors", []):
+            ray.kill(actor, no_restart=True)
+        remove_placement_group(self._group)
+
+    def __enter__(self) -> Self:
+        """The gang itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the gang."""
+        self.close()
+
+    def _get(self, references: Any) -> Any:
+        """Results of remote calls, or the failure in our own words."""
+        try:
+            return ray.get(references, timeout=self._options.batch_timeout_s)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, IfruError):
+                raise error.cause from None
+            raise _AttemptError(f"a worker failed: {_last_line(error)}") from error
+        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
+            raise _AttemptError(f"a worker was lost: {_last_line(error)}") from error
+
+
+class _AttemptError(GangError):
+    """A failure that fresh workers may not meet again."""
+
+
+def with_gang(
+    plans: list[WorkerPlan],
+    options: GangOptions,
+    work: Callable[[Gang], Result],
+    *,
+    max_retries: int,
+    on_failure: Callable[[Failure], None],
+) -> Result:
+    """Do work with a gang; when the gang fails, tear it down, build another one and do the work again.
+
+    The work must not have effects before it returns: every attempt starts from the last committed version.
+
+    Raises:
+        GangError: the gang failed more often than ``max_retries`` times.
+        IfruError: as a worker raised it; that would only come again.
+    """
+    attempt = 1
+    while True:
+        try:
+            with Gang(plans, options) as gang:
+                return work(gang)
+        except _AttemptError as error:
+            failure = Failure(attempt, str(error))
+            on_failure(failure)
+            if decide(failure, max_retries) == "give_up":
+                raise GangError(f"{error}; gave up after {attempt} attempt(s), nothing was committed") from error
+            attempt += 1
+
+
+def plans_for(plan: WorkerPlan) -> list[WorkerPlan]:
+    """The plan of every rank."""
+    return [replace(plan, rank=rank) for rank in range(plan.world_size)]
+
+
+def _check_resources(workers: int, options: GangOptions) -> None:
+    """Refuse what no node of the cluster can ever give."""
+    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    for name, option, each in (
+        ("GPU", "--gpus-per-worker", options.gpus_per_worker),
+        ("CPU", "--cpus-per-worker", options.cpus_per_worker),
+    ):
+        if each * workers > total.get(name, 0):
+            raise ConfigError(
+                f"{option} = {each:g} with --workers = {workers}: the cluster has {total.get(name, 0):g} {name}s in "
+                f"all: ask for less, or add nodes"
+            )
+
+
+def _reserve(workers: int, options: GangOptions) -> PlacementGroup:
+    """Reserve a place for every worker, or say that the cluster is full."""
+    bundle = {"CPU": options.cpus_per_worker}
+    if options.gpus_per_worker:
+        bundle["GPU"] = options.gpus_per_worker
+    group = placement_group([bundle] * workers, strategy="SPREAD")
+    if not group.wait(options.start_timeout_s):
+        remove_placement_group(group)
+        raise GangError(
+            f"the cluster had no room for {workers} workers with {bundle} each within {options.start_timeout_s:g} s: "
+            "ask for fewer, or wait until other jobs end"
+        )
+    return group
+
+
+def _last_line(error: BaseException) -> str:
+    """The last line of an error's text."""
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

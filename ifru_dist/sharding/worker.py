@@ -1,0 +1,168 @@
+"""One worker's share of a workspace, without Ray: load the partitions, find what requests name, solve a batch."""
+
+import os
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ifru_dist.errors import WorkspaceError
+from ifru_dist.influence.communicator import Communicator, LocalCommunicator
+from ifru_dist.influence.kernels import kernels_for
+from ifru_dist.influence.shard import Shard
+from ifru_dist.influence.update import Outcome, SolveOptions, unlearn_batch
+from ifru_dist.models.factory import build_model
+from ifru_dist.sharding.communicator import GangCommunicator, join_group
+from ifru_dist.sharding.placement import ownership_of
+from ifru_dist.workspace.store import Workspace
+from ifru_dist.workspace.version import Version, open_version
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerPlan:
+    """What a worker needs to know to take its place in a gang."""
+
+    workspace: Path
+    version: int
+    digest: str
+    """SHA-256 of the version's manifest: a worker must see the coordinator's workspace, not another of that name."""
+    owned: tuple[tuple[int, ...], ...]
+    """Partitions of every worker, by rank."""
+    rank: int
+    device: str
+    """``cpu`` or ``cuda``."""
+    threads: int
+    timeout_s: float
+    """How long a collective waits for a silent peer."""
+
+    @property
+    def world_size(self) -> int:
+        """Workers in the gang."""
+        return len(self.owned)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """What a batch of requests names, as global rows; -1 where a part is not named."""
+
+    user: NDArray[np.int64]
+    """(requests,) user row, or -1 for a whole item."""
+    item: NDArray[np.int64]
+    """(requests,) item row, or -1 for a whole user."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The examples of the requests whose first named row this worker owns."""
+
+    request: NDArray[np.int64]
+    """(found,) position of the request."""
+    example: NDArray[np.int64]
+    """(found,) id of the example."""
+    pairs: NDArray[np.int64]
+    """(found, 2) global user and item row of the example."""
+
+
+class Worker:
+    """The rows of a worker's partitions and the edges at them, for one version."""
+
+    def __init__(self, plan: WorkerPlan) -> None:
+        """Load the worker's partitions of the planned version.
+
+        Raises:
+            WorkspaceError: this node does not see the coordinator's workspace, or a file of it is damaged.
+        """
+        torch.set_num_threads(plan.threads)
+        self.plan = plan
+        self.device = torch.device(plan.device)
+        version = _open_shared(plan)
+        self._layout = version.layout
+        self._model = build_model(version.model.spec)
+        self._n_examples = version.manifest.n_examples
+        self._shard = load_shard(version, plan.owned[plan.rank], self.device)
+        self._kernels = kernels_for(self.device)
+        self._communicator: Communicator | None = None
+
+    def connect(self, address: str) -> None:
+        """Join the gang's process group at ``host:port``; a gang of one needs none."""
+        if self.plan.world_size == 1:
+            self._communicator = LocalCommunicator(self._shard.rows)
+            return
+        join_group(address, self.plan.rank, self.plan.world_size, self.device, self.plan.timeout_s)
+        ownership = ownership_of(self._layout, self.plan.owned, self.device)
+        self._communicator = GangCommunicator(ownership, self.device)
+
+    def process_id(self) -> int:
+        """Id of the worker's process on its host."""
+        return os.getpid()
+
+    def find(self, targets: Targets) -> Found:
+        """The examples that requests name, each found by the owner of the user's row (of the item's, for a whole item).
+
+        Every request is looked up in its row's own edges.
+        """
+        anchor = np.where(targets.user >= 0, targets.user, targets.item)
+        position = _positions(self._shard.rows.cpu().numpy(), anchor, self._layout.n_rows)
+        mine = np.flatnonzero(position >= 0)
+        indptr, other = self._shard.indptr.cpu().numpy(), self._shard.other.cpu().numpy()
+        starts, lengths = indptr[position[mine]], np.diff(indptr)[position[mine]]
+        request = np.repeat(mine, lengths)
+        edge = np.repeat(starts - np.cumsum(lengths) + lengths, lengths) + np.arange(len(request))
+        whole = (targets.user[request] < 0) | (targets.item[request] < 0)
+        named = whole | (other[edge] == targets.item[request])
+        request, edge = request[named], edge[named]
+        pairs = np.stack([anchor[request], other[edge]], axis=1)
+        pairs = np.where((targets.user[request] < 0)[:, None], pairs[:, ::-1], pairs)
+        return Found(request, self._shard.example.cpu().numpy()[edge], pairs)
+
+    def solve(self, examples: NDArray[np.int64], options: SolveOptions) -> Outcome:
+        """Erase examples (by id): the whole solve, with all workers of the gang at once."""
+        if self._communicator is None:
+            raise RuntimeError("solve was called before connect")
+        start = time.perf_counter()
+        goes = torch.zeros(self._n_examples, dtype=torch.bool, device=self.device)
+        goes[torch.from_numpy(examples).to(self.device)] = True
+        erased = goes[self._shard.example]
+        outcome = unlearn_batch(
+            self._shard, erased, self._model, self._communicator, self._kernels, options, self._layout.partitions
+        )
+        outcome.seconds["worker"] = time.perf_counter() - start
+        return outcome
+
+
+def load_shard(version: Version, partitions: Sequence[int], device: torch.device) -> Shard:
+    """The rows of some partitions with their embeddings and the examples that are left."""
+    incidence = version.incidence_of(partitions)
+    rows = torch.from_numpy(incidence.rows)
+    return Shard(
+        rows=rows.to(device),
+        partition=torch.from_numpy(version.layout.partition_of(incidence.rows)).to(device),
+        embeddings=torch.from_numpy(version.embeddings_of(partitions)).double().to(device),
+        indptr=torch.from_numpy(incidence.indptr).to(device),
+        other=torch.from_numpy(incidence.other).to(device),
+        label=torch.from_numpy(incidence.label).double().to(device),
+        example=torch.from_numpy(incidence.example).to(device),
+    )
+
+
+def _open_shared(plan: WorkerPlan) -> Version:
+    """The planned version, checked to be the coordinator's."""
+    workspace = Workspace(plan.workspace)
+    if plan.version not in workspace.versions() or workspace.digest(plan.version) != plan.digest:
+        raise WorkspaceError(
+            f"host {socket.gethostname()} does not see version {plan.version} of {plan.workspace} as the coordinator "
+            "does: put the workspace on a file system that all nodes share, under the same path"
+        )
+    return open_version(workspace, plan.version)
+
+
+def _positions(rows: NDArray[np.int64], wanted: NDArray[np.int64], n_rows: int) -> NDArray[np.int64]:
+    """Position of each wanted global row among ``rows``, -1 where it is absent or -1 itself."""
+    index = np.full(n_rows + 1, -1, dtype=np.int64)  # the last entry serves the wanted value -1
+    index[rows] = np.arange(len(rows))
+    return index[wanted]

@@ -1,0 +1,21 @@
+"""Settings and fixtures for all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before anything imports Ray, which reads them once: without a mode Ray would write a token into the home folder.
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the real interaction data, IFRU_DIST_DATA or ../shared/data; skips the test where there is none."""
+    folder = Path(os.environ.get("IFRU_DIST_DATA", _ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"real data are not here: {folder} is no folder (set IFRU_DIST_DATA to the one that has them)")
+    return folder

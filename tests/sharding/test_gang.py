@@ -1,0 +1,147 @@
+"""A gang of real actors: equal to the dense reference, equal bits for any number of workers, rebuilt when one dies."""
+
+import dataclasses
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ifru_dist.errors import ConfigError, GangError, WorkspaceError
+from ifru_dist.influence.update import Outcome, SolveOptions
+from ifru_dist.sharding.gang import Gang, GangOptions, with_gang
+from ifru_dist.sharding.policy import Failure
+
+from tests.influence import reference
+from tests.influence.reference import CASES, Case
+from tests.sharding.gangs import plans
+from tests.workspaces import workspace_of_case
+
+pytestmark = [pytest.mark.usefixtures("local_ray"), pytest.mark.slow]
+ONE_OF_EACH = [CASES[1], CASES[4]]
+
+
+def single(case: Case) -> Case:
+    """The case with embeddings that are exact in float32, as tables hold them."""
+    return dataclasses.replace(case, embeddings=case.embeddings.float().double())
+
+
+def options(hops: int = 1) -> SolveOptions:
+    return SolveOptions(
+        damping=0.3,
+        newton_steps=2,
+        hops=hops,
+        row_budget=None,
+        tolerance=1e-13,
+        max_iterations=500,
+        storage_dtype=torch.float64,
+    )
+
+
+def solve(root: Path, case: Case, workers: int) -> tuple[torch.Tensor, torch.Tensor, Outcome]:
+    """Changed rows, their values, and the figures of a gang's solve."""
+    version = workspace_of_case(root, case)
+    examples = np.flatnonzero(case.erased.numpy())
+    with Gang(plans(version, workers), GangOptions(start_timeout_s=60)) as gang:
+        outcomes = gang.call("solve", examples, options())
+    rows = torch.cat([outcome.rows for outcome in outcomes])
+    values = torch.cat([outcome.values for outcome in outcomes])
+    order = torch.argsort(rows)
+    return rows[order], values[order], outcomes[0]
+
+
+@pytest.mark.parametrize("case", ONE_OF_EACH, ids=["mf", "lightgcn"])
+def test_two_actors_equal_dense_solve(case: Case, tmp_path: Path) -> None:
+    case = single(case)
+    rows, values, outcome = solve(tmp_path / "ws", case, workers=2)
+    _, emptied = reference.endpoint_masks(case)
+    reached = (reference.importance(case, 1) > 0) & ~emptied
+    expected = reference.newton(case, reached, damping=0.3, steps=2)
+    assert rows.tolist() == torch.nonzero(reached).flatten().tolist()
+    torch.testing.assert_close(values, expected[rows], rtol=1e-8, atol=1e-10)
+    before = reference.residual(case, case.embeddings)[~emptied].norm()
+    after = reference.residual(case, expected)[~emptied].norm()
+    assert outcome.influence_residual == pytest.approx(float(after / before), rel=1e-7)
+    assert outcome.bytes_sent > 0
+
+
+@pytest.mark.parametrize("case", ONE_OF_EACH, ids=["mf", "lightgcn"])
+def test_any_number_of_workers_gives_the_same_bits(case: Case, tmp_path: Path) -> None:
+    one, *others = (solve(tmp_path / f"ws{workers}", single(case), workers) for workers in (1, 2, 3))
+    for other in others:
+        assert torch.equal(one[0], other[0])
+        assert torch.equal(one[1], other[1])
+        assert one[2].influence_residual == other[2].influence_residual
+        assert one[2].iterations == other[2].iterations
+
+
+def test_a_killed_worker_is_replaced_and_the_batch_done_again(tmp_path: Path) -> None:
+    case = single(CASES[1])
+    version = workspace_of_case(tmp_path / "ws", case)
+    examples = np.flatnonzero(case.erased.numpy())
+    failures: list[Failure] = []
+
+    def work(gang: Gang) -> list[Outcome]:
+        if not failures:
+            os.kill(gang.call("process_id")[1], signal.SIGKILL)
+        return gang.call("solve", examples, options())
+
+    outcomes = with_gang(plans(version, 2), GangOptions(), work, max_retries=1, on_failure=failures.append)
+    assert [failure.attempt for failure in failures] == [1]
+    undisturbed = solve(tmp_path / "other", case, workers=2)
+    rows = torch.cat([outcome.rows for outcome in outcomes])
+    assert torch.equal(torch.cat([o.values for o in outcomes])[torch.argsort(rows)], undisturbed[1])
+
+
+def test_a_gang_that_keeps_failing_is_given_up(tmp_path: Path) -> None:
+    version = workspace_of_case(tmp_path / "ws", single(CASES[0]))
+    failures: list[Failure] = []
+
+    def work(gang: Gang) -> None:
+        os.kill(gang.call("process_id")[0], signal.SIGKILL)
+        gang.call("process_id")
+
+    with pytest.raises(GangError, match=r"gave up after 2 attempt\(s\), nothing was committed"):
+        with_gang(plans(version, 2), GangOptions(), work, max_retries=1, on_failure=failures.append)
+    assert len(failures) == 2
+
+
+def test_a_stopped_peer_is_given_up_after_the_timeout(tmp_path: Path) -> None:
+    version = workspace_of_case(tmp_path / "ws", single(CASES[0]))
+    examples = np.flatnonzero(CASES[0].erased.numpy())
+    stopped: list[int] = []
+
+    def work(gang: Gang) -> None:
+        stopped.append(gang.call("process_id")[1])
+        os.kill(stopped[0], signal.SIGSTOP)
+        gang.call("solve", examples, options())
+
+    with pytest.raises(GangError, match="a worker failed"):
+        with_gang(plans(version, 2, timeout_s=3), GangOptions(), work, max_retries=0, on_failure=lambda _: None)
+    with pytest.raises(ProcessLookupError):
+        os.kill(_wait_until_gone(stopped[0]), 0)
+
+
+def test_more_gpus_than_the_cluster_has(tmp_path: Path) -> None:
+    version = workspace_of_case(tmp_path / "ws", single(CASES[0]))
+    with pytest.raises(ConfigError, match=r"--gpus-per-worker = 1 .*the cluster has 0 GPUs"):
+        Gang(plans(version, 2), GangOptions(gpus_per_worker=1))
+
+
+def test_a_worker_that_sees_another_workspace_says_so(tmp_path: Path) -> None:
+    version = workspace_of_case(tmp_path / "ws", single(CASES[0]))
+    wrong = [dataclasses.replace(plan, digest="0" * 64) for plan in plans(version, 2)]
+    with pytest.raises(WorkspaceError, match="put the workspace on a file system that all nodes share"):
+        Gang(wrong, GangOptions())
+
+
+def _wait_until_gone(pid: int) -> int:
+    """The process id, once the process has ended or ten seconds have passed."""
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            break
+        signal.sigtimedwait([], 0.1)
+    return pid

@@ -1,0 +1,60 @@
+"""Workspaces for tests: from a case of the dense reference, or from random interactions."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from ifru_dist.interactions import Interactions
+from ifru_dist.models.spec import ModelSpec
+from ifru_dist.workspace.commits import NewModel, commit_model
+from ifru_dist.workspace.dataset import Dataset, write_dataset
+from ifru_dist.workspace.keys import create_key
+from ifru_dist.workspace.store import Workspace
+from ifru_dist.workspace.version import Version, open_version
+
+from tests.influence.reference import Case
+
+
+def user_id(row: int) -> int:
+    """External id of a user's row: integers, not the row itself."""
+    return 100 + 7 * row
+
+
+def item_id(row: int) -> str:
+    """External id of an item's row within its table: text that looks like a number with leading zeros."""
+    return f"0{row:04d}"
+
+
+def make_workspace(
+    root: Path, sizes: tuple[int, int], train: Interactions, embeddings: np.ndarray, spec: ModelSpec, partitions: int
+) -> Version:
+    """A workspace with data and a model; its key lies beside it."""
+    workspace = Workspace(root)
+    users, items = sizes
+    ids = (
+        pa.array([user_id(row) for row in range(users)], pa.int64()),
+        pa.array([item_id(row) for row in range(items)], pa.large_string()),
+    )
+    held_out = train.take(np.arange(min(len(train), 8)))
+    with workspace.lock("test"):
+        create_key(workspace.default_key_file)
+        write_dataset(workspace, Dataset(ids=ids, train=train, valid=held_out, test=held_out), partitions)
+        model = NewModel(
+            spec=spec,
+            source="trained",
+            options={"epochs": 2, "patience": 2, "batch_size": 64, "learning_rate": 1e-3, "seed": 1},
+            seed=1,
+            embeddings=embeddings.astype(np.float32),
+        )
+        commit_model(open_version(workspace), model)
+    return open_version(workspace)
+
+
+def workspace_of_case(root: Path, case: Case) -> Version:
+    """A workspace that holds a case; its embeddings must be exact in float32."""
+    train = Interactions(case.pairs.numpy(), case.label.numpy().astype(np.float32))
+    layers = len(case.layer_weights) - 1
+    spec = ModelSpec(
+        name="lightgcn" if layers else "mf", dim=case.embeddings.shape[1], layers=max(1, layers), l2=case.l2
+    )
+    return make_workspace(root, case.sizes, train, case.embeddings.numpy(), spec, case.partitions)
