@@ -83,7 +83,7 @@ def wait_for_end(tag: str, sessions: Collection[int], *, timeout_s: float) -> li
     return left
 
 
-def run_cleanly(command: list[str], *, settle_s: float = 10.0) -> int:
+def run_cleanly(command: list[str], *, settle_s: float = 30.0) -> int:
     """Run a command in a session of its own and kill what it leaves behind.
 
     Args:

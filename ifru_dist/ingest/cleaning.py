@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ifru_dist.errors import InputError
 from ifru_dist.ingest.quarantine import QUARANTINE, bad_lines, bad_rows
 from ifru_dist.ingest.sources import Columns, Fragment, MalformedRecord, read_fragment
 from ifru_dist.ingest.values import as_numbers, as_times, has_line_break, is_missing, plain_columns
@@ -51,14 +52,14 @@ def read_part(fragment: Fragment, columns: Columns, rule: LabelRule) -> Part:
     """Read a fragment and sort its rows into usable and bad ones.
 
     Raises:
-        InputError: the file is damaged.
+        InputError: the file is damaged, or an id is an integer beyond 64 bits.
     """
     malformed: list[MalformedRecord] = []
     good: list[pa.Table] = []
     bad = [QUARANTINE.empty_table()]
     first = fragment.first_row
     for batch in read_fragment(fragment, columns, malformed):
-        plain = plain_columns(batch)
+        plain = _plain(batch, fragment)
         rows, problems = _judge(plain, rule)
         reasons = _first_reason(problems, len(batch))
         good.append(_encoded(rows.filter(pa.array(reasons == 0))))
@@ -68,6 +69,14 @@ def read_part(fragment: Fragment, columns: Columns, rule: LabelRule) -> Part:
         first += len(batch)
     bad.append(bad_lines(fragment.path, malformed))
     return Part(pa.concat_tables(good) if good else pa.table({}), pa.concat_tables(bad))
+
+
+def _plain(batch: pa.RecordBatch, fragment: Fragment) -> dict[str, pa.Array]:
+    """Columns by role in the types that the rest expects."""
+    try:
+        return plain_columns(batch)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{fragment.path} has an id beyond signed 64 bits ({error}): write ids as strings") from error
 
 
 def _judge(plain: dict[str, pa.Array], rule: LabelRule) -> tuple[pa.Table, dict[str, NDArray[np.bool_]]]:

@@ -4,9 +4,11 @@ import hashlib
 import json
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from ifru_dist.errors import WorkspaceError
+from ifru_dist.workspace.files import sync_folder
 
 KEY_BYTES = 32
 DIGEST_BYTES = 32
@@ -16,11 +18,17 @@ def create_key(path: Path) -> bytes:
     """Make a key file readable by its owner only, or read the one that is there."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        aside = path.with_name(f".writing-{os.getpid()}-{secrets.token_hex(4)}")
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_hex(KEY_BYTES) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        # A link appears whole or not at all, and never replaces the key that another job made meanwhile.
+        with suppress(FileExistsError):
+            os.link(aside, path)
+        aside.unlink()
+        sync_folder(path.parent)
     return load_key(path)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ifru_dist.errors import VersionConflictError, WorkspaceBusyError, WorkspaceError
 from ifru_dist.workspace.files import check_content, check_size, sync_folder
@@ -106,9 +106,9 @@ class Workspace:
 
         Raises:
             WorkspaceBusyError: naming the job, host and process that hold it.
+            WorkspaceError: the folder cannot be made or written.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / "lock").open("a+") as file:
+        with self._lock_file() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -123,6 +123,16 @@ class Workspace:
                 yield
             finally:
                 file.truncate(0)
+
+    def _lock_file(self) -> TextIO:
+        """The lock file, opened for reading and writing."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            return (self.root / "lock").open("a+")
+        except OSError as error:
+            raise WorkspaceError(
+                f"{self.root} cannot be used as a workspace ({error.strerror}): name a folder that you may write to"
+            ) from error
 
 
 def utc_now() -> str:

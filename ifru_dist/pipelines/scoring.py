@@ -1,0 +1,41 @@
+"""Scores of a version's model, as evaluation sees them."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ifru_dist.errors import InputError
+from ifru_dist.evaluation.predict import score_interactions
+from ifru_dist.evaluation.ranking import auc
+from ifru_dist.interactions import Interactions
+from ifru_dist.models.factory import build_model
+from ifru_dist.models.propagation import Propagation
+from ifru_dist.models.spec import ModelSpec
+
+
+class Scorer:
+    """A model ready to score: embeddings, propagated over the graph of the examples it stands on."""
+
+    def __init__(self, spec: ModelSpec, graph: Interactions, embeddings: NDArray[np.float32]) -> None:
+        """Propagate once.
+
+        Args:
+            spec: The model.
+            graph: The examples whose positives make the propagation graph.
+            embeddings: (N, dim) in global row order.
+        """
+        self._model = build_model(spec)
+        weights = self._model.layer_weights
+        propagation = Propagation(graph.positives(), len(embeddings), weights, torch.float32)
+        self._outputs = propagation.apply(torch.from_numpy(embeddings))
+
+    def scores(self, pairs: Interactions) -> NDArray[np.float64]:
+        """Scores (n,) of pairs."""
+        return np.asarray(score_interactions(self._model, self._outputs, pairs.rows), dtype=np.float64)
+
+    def auc(self, pairs: Interactions) -> float | None:
+        """AUC on pairs; None where they hold one class only."""
+        try:
+            return auc(self.scores(pairs), pairs.labels)
+        except InputError:
+            return None

@@ -1,0 +1,58 @@
+"""Logs for tests: writing them as files, and reading a dataset back as external ids."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ifru_dist.ingest.options import PrepareOptions
+from ifru_dist.ingest.preparing import Prepared, prepare
+from ifru_dist.interactions import Interactions
+from ifru_dist.workspace.dataset import Dataset
+
+
+def write_parquet(folder: Path, frames: Sequence[pd.DataFrame], row_group_size: int = 1000) -> Path:
+    """Frames as part-0.parquet, part-1.parquet, ...; integer ids stay integers beside nulls."""
+    folder.mkdir(parents=True, exist_ok=True)
+    every = pd.concat(frames)
+    for number, frame in enumerate(frames):
+        table = pa.table({name: pa.array(frame[name].tolist(), _type(name, every)) for name in frame})
+        pq.write_table(table, folder / f"part-{number}.parquet", row_group_size=row_group_size)
+    return folder
+
+
+def write_csv(folder: Path, frames: Sequence[pd.DataFrame]) -> Path:
+    """Frames as part-0.csv, part-1.csv, ..."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, frame in enumerate(frames):
+        frame.to_csv(folder / f"part-{number}.csv", index=False)
+    return folder
+
+
+def prepared(logs: Path, tmp: Path, scheduler: str = "threads", **options: Any) -> Prepared:
+    """Run the preparation quietly."""
+    chosen = {"positive_threshold": 3.0, "max_bad_share": 1.0} | options
+    return prepare(PrepareOptions(logs=str(logs), **chosen), scheduler, tmp / "bad.parquet", say=lambda line: None)
+
+
+def triples(dataset: Dataset, part: Interactions) -> list[tuple[Any, Any, int]]:
+    """A part as (user id, item id, label)."""
+    users, items = (ids.to_pylist() for ids in dataset.ids)
+    return [
+        (users[user], items[item - len(users)], int(label))
+        for (user, item), label in zip(part.rows.tolist(), part.labels, strict=True)
+    ]
+
+
+def all_triples(dataset: Dataset) -> dict[str, list[tuple[Any, Any, int]]]:
+    """All parts as external ids."""
+    return {name: triples(dataset, getattr(dataset, name)) for name in ("train", "valid", "test")}
+
+
+def _type(name: str, frame: pd.DataFrame) -> pa.DataType:
+    if name not in ("user", "item"):
+        return pa.float64()
+    return pa.string() if any(isinstance(value, str) for value in frame[name]) else pa.int32()

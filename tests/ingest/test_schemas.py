@@ -1,0 +1,77 @@
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ifru_dist.errors import InputError
+from ifru_dist.ingest.options import PrepareOptions
+from ifru_dist.ingest.schemas import resolve_columns
+from ifru_dist.ingest.sources import Columns, LogFile, open_file
+
+_OPTIONS = PrepareOptions(logs="logs", positive_threshold=1.0)
+
+
+def _file(path: Path, **columns: pa.Array) -> LogFile:
+    row = {"user": pa.array([1]), "item": pa.array(["a"]), "rating": pa.array([1.5])} | columns
+    pq.write_table(pa.table(row), path)
+    return open_file(path)
+
+
+def _options(**changes: Any) -> PrepareOptions:
+    return PrepareOptions(**{"logs": "logs", "positive_threshold": 1.0} | changes)
+
+
+def test_a_timestamp_column_is_used_when_there_and_when_asked_for(tmp_path: Path) -> None:
+    plain = _file(tmp_path / "a.parquet", time=pa.array([1]))
+    timed = _file(tmp_path / "b.parquet", timestamp=pa.array([1]))
+    assert resolve_columns(_OPTIONS, [plain]) == Columns("user", "item", "rating", None)
+    assert resolve_columns(_OPTIONS, [timed]).timestamp == "timestamp"
+    assert resolve_columns(_options(timestamp_column="time"), [plain]).timestamp == "time"
+    given = _options(valid="v", test="t")
+    assert resolve_columns(given, [timed]).timestamp is None
+
+
+def test_a_timestamp_in_some_files_only_is_an_error(tmp_path: Path) -> None:
+    files = [_file(tmp_path / "a.parquet", timestamp=pa.array([1])), _file(tmp_path / "b.parquet")]
+    with pytest.raises(InputError, match=r"b\.parquet has no column 'timestamp'"):
+        resolve_columns(_OPTIONS, files)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "wanted"),
+    [
+        ("user", pa.array([1.0]), "double: write it as integers or strings"),
+        ("item", pa.array([True]), "bool: write it as integers or strings"),
+        ("rating", pa.array([[1.0]]), "numbers"),
+        ("timestamp", pa.array([False]), "bool: write it as numbers or timestamps"),
+    ],
+)
+def test_a_type_that_cannot_serve_is_named(tmp_path: Path, column: str, values: pa.Array, wanted: str) -> None:
+    file = _file(tmp_path / "a.parquet", **{column: values})
+    with pytest.raises(InputError, match=f"column '{column}' of .*a.parquet has type .*{wanted}"):
+        resolve_columns(_OPTIONS, [file])
+
+
+def test_ids_of_one_kind_in_all_files(tmp_path: Path) -> None:
+    integers = _file(tmp_path / "a.parquet", user=pa.array([1], pa.int8()))
+    wide = _file(tmp_path / "b.parquet", user=pa.array([1], pa.uint64()))
+    strings = _file(tmp_path / "c.parquet", user=pa.array(["1"]).dictionary_encode())
+    (tmp_path / "d.csv").write_text("user,item,rating\n1,a,1\n")
+    resolve_columns(_OPTIONS, [integers, wide])
+    for other, kind in ((strings, "strings"), (open_file(tmp_path / "d.csv"), "CSV text")):
+        with pytest.raises(InputError, match=f"'user' are integers in .*a.parquet but {kind} in {other.path}"):
+            resolve_columns(_OPTIONS, [integers, other])
+
+
+def test_a_column_that_is_there_twice_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("user,item,user,rating\n")
+    with pytest.raises(InputError, match="has 2 columns named 'user'"):
+        resolve_columns(_OPTIONS, [open_file(tmp_path / "a.csv")])
+
+
+def test_a_missing_label_column_names_its_option(tmp_path: Path) -> None:
+    options = _options(label_column="label", positive_threshold=None)
+    with pytest.raises(InputError, match=r"no column 'label'; it has: user, item, rating\. .* --label-column"):
+        resolve_columns(options, [_file(tmp_path / "a.parquet")])

@@ -1,0 +1,39 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ifru_dist.workspace.layout import Layout
+
+_LAYOUTS = st.builds(Layout, partitions=st.integers(1, 9), sizes=st.tuples(st.integers(0, 20), st.integers(0, 20)))
+
+
+@given(_LAYOUTS)
+def test_every_row_is_in_one_partition(layout: Layout) -> None:
+    parts = [layout.partition_rows(partition) for partition in range(layout.partitions)]
+    assert sorted(np.concatenate(parts).tolist()) == list(range(layout.n_rows))
+    for partition, rows in enumerate(parts):
+        assert (layout.partition_of(rows) == partition).all()
+        assert rows.tolist() == sorted(rows.tolist())
+        sizes = [layout.partition_size(table, partition) for table in range(2)]
+        assert sizes == np.bincount(layout.table_of(rows), minlength=2).tolist()
+
+
+@given(_LAYOUTS)
+def test_a_global_row_is_its_table_s_offset_and_the_row_in_it(layout: Layout) -> None:
+    rows = np.arange(layout.n_rows)
+    tables = layout.table_of(rows)
+    assert tables.tolist() == [0] * layout.sizes[0] + [1] * layout.sizes[1]
+    assert (np.array(layout.offsets)[tables] + layout.local(rows) == rows).all()
+    for table in range(2):
+        assert rows[layout.table_range(table)].tolist() == rows[tables == table].tolist()
+
+
+@given(_LAYOUTS)
+def test_files_hold_one_partition_after_the_other(layout: Layout) -> None:
+    for table, offset in enumerate(layout.offsets):
+        order, bounds = layout.stored_order(table), layout.bounds(table)
+        assert bounds[-1] == len(order) == layout.sizes[table]
+        for partition in range(layout.partitions):
+            rows = layout.partition_rows(partition)
+            mine = rows[layout.table_of(rows) == table] - offset
+            assert order[bounds[partition] : bounds[partition + 1]].tolist() == mine.tolist()

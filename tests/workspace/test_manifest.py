@@ -1,0 +1,83 @@
+import hashlib
+import json
+from dataclasses import replace
+
+import pytest
+
+from ifru_dist.errors import WorkspaceError
+from ifru_dist.models.spec import ModelSpec
+from ifru_dist.workspace.files import FileEntry
+from ifru_dist.workspace.layout import Layout
+from ifru_dist.workspace.manifest import Manifest, ModelRecord, decode, encode
+
+
+def _entry(name: str) -> FileEntry:
+    return FileEntry(f"{name}.arrow", len(name), name * 2)
+
+
+def _manifest() -> Manifest:
+    model = ModelRecord(
+        spec=ModelSpec(name="lightgcn", dim=3),
+        source="imported",
+        options={"epochs": 5, "names": ["ä"]},
+        seed=4,
+        trained_version=2,
+        base=(_entry("base-u"), _entry("base-i")),
+        deltas=(_entry("delta"),),
+    )
+    return Manifest(
+        version=3,
+        parent="f00",
+        kind="unlearn",
+        created="2026-01-01T00:00:00+00:00",
+        epoch=1,
+        layout=Layout(4, (5, 6)),
+        ids=(_entry("ids-u"), _entry("ids-i")),
+        examples=_entry("examples"),
+        n_examples=9,
+        graph=(_entry("graph-u"), _entry("graph-i")),
+        degrees=(_entry("degree-u"), _entry("degree-i")),
+        valid=_entry("valid"),
+        test=_entry("test"),
+        tombstones=(_entry("erased"),),
+        n_erased=2,
+        model=model,
+        requests=(_entry("requests"),),
+        suppression=(_entry("suppression"),),
+        extra={"rows": 1},
+    )
+
+
+@pytest.mark.parametrize("manifest", [_manifest(), replace(_manifest(), model=None, parent=None)])
+def test_a_manifest_survives_its_file(manifest: Manifest) -> None:
+    assert decode(encode(manifest), "x.json") == manifest
+
+
+def test_every_file_is_listed_once() -> None:
+    paths = [entry.path for entry in _manifest().files()]
+    assert (
+        len(paths) == len(set(paths)) == json.dumps(json.loads(encode(_manifest()).split(b"\n", 1)[1])).count(".arrow")
+    )
+
+
+def test_a_manifest_that_is_cut_off_or_altered_is_damaged() -> None:
+    whole = encode(_manifest())
+    torn = [whole[:length] for length in range(0, len(whole) - 1, 7)]
+    altered = [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in range(0, len(whole) - 1, 7)]
+    for data in torn + altered:
+        with pytest.raises(WorkspaceError, match=r"000003\.json is damaged: .* restore it from a backup"):
+            decode(data, "versions/000003.json")
+
+
+def test_another_format_is_refused_with_the_remedy() -> None:
+    body = encode(_manifest()).decode().split("\n", 1)[1].rstrip("\n").replace('"format": 1', '"format": 99')
+    head = json.dumps({"sha256": hashlib.sha256(body.encode()).hexdigest()})
+    with pytest.raises(WorkspaceError, match="has format 99; this program reads 1: use a matching release"):
+        decode(f"{head}\n{body}\n".encode(), "x.json")
+
+
+def test_a_successor_differs_in_what_changed() -> None:
+    manifest = _manifest()
+    successor = manifest.successor(parent_digest="abc", kind="train", created="now", n_erased=5)
+    assert (successor.version, successor.parent, successor.kind, successor.n_erased) == (4, "abc", "train", 5)
+    assert replace(successor, version=3, parent="f00", kind="unlearn", created=manifest.created, n_erased=2) == manifest

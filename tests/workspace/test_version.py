@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ifru_dist.errors import WorkspaceError
+from ifru_dist.workspace.dataset import write_dataset
+from ifru_dist.workspace.store import Workspace
+from ifru_dist.workspace.version import Version, open_version
+from tests.workspace.datasets import random_dataset, random_embeddings, trained_workspace
+
+
+@pytest.fixture
+def version(tmp_path: Path) -> Version:
+    return trained_workspace(Workspace(tmp_path / "ws"), random_dataset(1), random_embeddings(1, 22))
+
+
+def test_rows_are_found_by_the_text_of_their_ids(version: Version) -> None:
+    users = version.find_rows(0, pa.array(["-20", "0", "100", "101", "-020", None, ""]))
+    assert users.tolist() == [0, 2, 12, -1, -1, -1, -1]
+    items = version.find_rows(1, pa.array(["0000", "0008", "8", None], pa.large_string()))
+    assert items.tolist() == [13, 21, -1, -1]
+    assert version.find_rows(0, pa.array([], pa.string())).tolist() == []
+
+
+def test_a_version_without_a_model_says_how_to_make_one(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    write_dataset(workspace, random_dataset(1), 4)
+    with pytest.raises(WorkspaceError, match=r"holds no model yet: make one with jobs/train\.py"):
+        open_version(workspace).embeddings()
+
+
+def test_a_folder_without_a_workspace_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(WorkspaceError, match=r"holds no workspace: make one with jobs/preprocess\.py"):
+        open_version(Workspace(tmp_path / "nothing"))
+
+
+def test_a_version_that_is_not_there_names_those_that_are(version: Version) -> None:
+    with pytest.raises(WorkspaceError, match="has no version 9: it has 1 to 2"):
+        open_version(version.workspace, 9)
+    assert open_version(version.workspace, 1).manifest.kind == "preprocess"
+
+
+def test_every_missing_or_damaged_file_is_named_with_the_remedy(version: Version) -> None:
+    root = version.workspace.root
+    for entry in version.manifest.files():
+        path = root / entry.path
+        content = path.read_bytes()
+        path.unlink()
+        with pytest.raises(WorkspaceError, match=f"{entry.path} is missing: restore the file"):
+            open_version(version.workspace)
+        path.write_bytes(content + b"x")
+        with pytest.raises(WorkspaceError, match=f"{entry.path} is damaged: .*: restore the file"):
+            open_version(version.workspace)
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(WorkspaceError, match=f"{entry.path} is damaged: its SHA-256.*: restore the file"):
+            open_version(version.workspace, check_content=True)
+        path.write_bytes(content)
+    open_version(version.workspace, check_content=True)
+
+
+def test_embeddings_and_incidence_of_partitions_share_one_order(version: Version) -> None:
+    incidence = version.incidence_of([3, 0])
+    np.testing.assert_array_equal(version.embeddings_of([3, 0]), random_embeddings(1, 22)[incidence.rows])
