@@ -10,6 +10,7 @@ Run ``python -m cluster.local --nodes 2 --cpus-per-node 2`` to have one until Ct
 """
 
 import argparse
+import contextlib
 import os
 import secrets
 import shlex
@@ -290,15 +291,15 @@ def _main() -> None:
     parser.add_argument("--auth", choices=["disabled", "token"], default="disabled", help="Ray's authentication mode")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    with LocalCluster(nodes=arguments.nodes, cpus_per_node=arguments.cpus_per_node, auth=arguments.auth) as cluster:
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        LocalCluster(nodes=arguments.nodes, cpus_per_node=arguments.cpus_per_node, auth=arguments.auth) as cluster,
+    ):
         print(f"Ray cluster of {arguments.nodes} nodes, logs in {cluster.folder}. In another shell:\n")
         for name, value in cluster.environment.items():
             print(f"export {name}={shlex.quote(value)}")
         print("ray job submit --working-dir . -- python jobs/unlearn.py ...\n\nCtrl-C ends it.", flush=True)
-        try:
-            signal.pause()
-        except KeyboardInterrupt:
-            print("stopping")
+        signal.pause()
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def conjugate_gradients(
     start2 = norm2
     if start2 == 0.0:
         return Solution(x, "converged", 0, 0.0)
-    direction = scaled.clone()
+    direction = scaled.clone()  # all vectors are updated in place: fresh ones would cost as much as the arithmetic
     for iteration in range(max_iterations):
         image = product(direction)
         (curvature,) = inner((direction, image))
@@ -71,13 +71,13 @@ def conjugate_gradients(
         if failure is not None:
             return Solution(x, failure, iteration, math.sqrt(norm2 / start2))
         step = rho / curvature
-        x += step * direction
-        residual -= step * image
-        scaled = residual / diagonal
+        x.add_(direction, alpha=step)
+        residual.add_(image, alpha=-step)
+        torch.div(residual, diagonal, out=scaled)
         norm2, rho_next = inner((residual, residual), (residual, scaled))
         if norm2 <= tolerance**2 * start2:
             return Solution(x, "converged", iteration + 1, math.sqrt(norm2 / start2))
-        direction = scaled + (rho_next / rho) * direction
+        direction.mul_(rho_next / rho).add_(scaled)
         rho = rho_next
     status: Status = "max_iterations" if math.isfinite(norm2) else "not_finite"
     return Solution(x, status, max_iterations, math.sqrt(norm2 / start2))

@@ -1,5 +1,7 @@
 """Models whose score reads the embedding rows themselves: the influence of an example is direct, at its own rows."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -65,9 +67,7 @@ class DirectObjective:
 
     def product(self, state: "_Examples", weight: Tensor, vector: Tensor) -> Tensor:
         """The Gauss-Newton matrix at a state times a vector (m, d); only selected rows travel."""
-        spread = vector.new_zeros(len(self._shard.rows), vector.shape[1])
-        spread[self.positions] = vector
-        arriving = self._communicator.gather_rows(self._moving_plan, spread)
+        arriving = self._communicator.gather_rows(self._moving_plan, vector)
         block = self._block
         return self._kernels.gauss_newton(
             block.indptr, block.col, self._moving, weight, state.rows, state.halo, vector, arriving
@@ -93,11 +93,15 @@ class DirectObjective:
         return data + self._model.l2 * (total * before.rows - kept * after.rows)
 
     def _moving_exchange(self, selected: Tensor) -> tuple[GatherPlan, Tensor]:
-        """The exchange of selected far ends only, and each edge's index in it (-1: its far end does not move)."""
+        """The exchange of selected far ends only, and each edge's index in it (-1: its far end does not move).
+
+        What leaves is counted among the selected rows, so that a vector (m, d) can be sent as it is.
+        """
         flags = self._communicator.gather_rows(self._block.plan, selected.double()[:, None])[:, 0] > 0
         plan = self._communicator.plan(self._block.plan.rows[flags])
         index = index_of(plan.rows, len(self._communicator.ownership.rank))
-        return plan, index[self._block.plan.rows][self._block.col]
+        among_selected = index_of(self.positions, len(selected))
+        return replace(plan, send=among_selected[plan.send]), index[self._block.plan.rows][self._block.col]
 
 
 class _Examples:
@@ -128,4 +132,5 @@ class DirectCurvature:
 
     def product(self, vector: Tensor) -> Tensor:
         """The matrix times a vector on the selected rows (m, d)."""
-        return self._objective.product(self._state, self._weight, vector) + self._regulariser * vector
+        image = self._objective.product(self._state, self._weight, vector)
+        return image.addcmul_(self._regulariser, vector)

@@ -17,7 +17,7 @@ class Curvature(Protocol):
     """(m, d): its diagonal or an approximation of it, not negative."""
 
     def product(self, vector: Tensor) -> Tensor:
-        """The matrix times a vector on the selected rows (m, d)."""
+        """The matrix times a vector on the selected rows (m, d), as a tensor that the caller may change."""
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ class _NewtonSolver:
         residual, curvature = self._objective.linearise(embeddings)
         diagonal = curvature.diagonal + self._damping
         return conjugate_gradients(
-            lambda vector: curvature.product(vector) + self._damping * vector,
+            lambda vector: curvature.product(vector).addcmul_(self._damping, vector),
             residual - self._damping * moved,
             torch.where(diagonal > 0, diagonal, 1.0),  # a row without curvature keeps its scale
             self._inner,

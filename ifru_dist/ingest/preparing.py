@@ -89,7 +89,7 @@ def _read(
     columns = resolve_columns(options, [file for group in groups for file in group])
     fragments = [[fragment for file in group for fragment in file.fragments()] for group in groups]
     n_files, flat = sum(map(len, groups)), [fragment for group in fragments for fragment in group]
-    run.say(f"reading {n_files:,} files in {len(flat):,} parts")
+    run.say(f"files: {n_files:,}, parts to read: {len(flat):,}")
     with run.phase("read"):
         read = iter(read_parts(flat, columns, LabelRule(options.positive_threshold), scheduler))
     parts = [[next(read) for _ in group] for group in fragments]

@@ -80,7 +80,7 @@ def preprocess(config: PreprocessConfig) -> None:
 
 
 def _summary(prepared: Prepared, report: dict[str, Any]) -> str:
-    """The counts as a short table."""
+    """The counts as a table, in Markdown."""
     counts = prepared.counts
     lines = {
         "rows read": counts["rows_read"],
@@ -92,10 +92,12 @@ def _summary(prepared: Prepared, report: dict[str, Any]) -> str:
     for name, title in (("train", "training rows"), ("valid", "validation rows"), ("test", "test rows")):
         lines[title] = counts[name]
     lines |= {f"  {name} rows dropped (unseen)": count for name, count in counts["dropped_unseen"].items()}
-    table = [f"{title:<32}{value:>14,}" for title, value in lines.items()]
-    positive = counts["positive_share"]["train"]
-    end = f"{'positive training rows':<32}{positive:>14.1%}\n{'rows per second':<32}{report['rows_per_second']:>14,}"
-    return "\n".join([f"version {report['version']} of {report['workspace']}", *table, end])
+    cells = {title: f"{value:,}" for title, value in lines.items()}
+    cells["positive training rows"] = f"{counts['positive_share']['train']:.1%}"
+    cells["rows per second"] = f"{report['rows_per_second']:,}"
+    table = [f"| {title:<32} | {cell:>14} |" for title, cell in cells.items()]
+    header = [f"| {'version ' + str(report['version']):<32} | {'':>14} |", f"| {'-' * 32} | {'-' * 13}: |"]
+    return "\n".join([*header, *table])
 
 
 @contextmanager

@@ -4,7 +4,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ifru_dist.errors import InputError
 from ifru_dist.evaluation.predict import score_interactions
 from ifru_dist.evaluation.ranking import auc
 from ifru_dist.interactions import Interactions
@@ -35,7 +34,4 @@ class Scorer:
 
     def auc(self, pairs: Interactions) -> float | None:
         """AUC on pairs; None where they hold one class only."""
-        try:
-            return auc(self.scores(pairs), pairs.labels)
-        except InputError:
-            return None
+        return auc(self.scores(pairs), pairs.labels)

@@ -107,7 +107,9 @@ def _imported(config: TrainConfig, version: Version) -> tuple[NewModel, dict[str
     dim = imported.embeddings.shape[1]
     if config.dim not in (None, dim):
         raise ConfigError(f"--dim = {config.dim}: {config.from_file} holds {dim} dimensions: leave --dim out")
-    return _new_model(_spec(config, dim), "imported", _options(config), imported.embeddings), {"ignored_ids": imported.ignored}
+    return _new_model(_spec(config, dim), "imported", _options(config), imported.embeddings), {
+        "ignored_ids": imported.ignored
+    }
 
 
 def _spec(config: TrainConfig, dim: int) -> ModelSpec:

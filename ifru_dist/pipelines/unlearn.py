@@ -55,7 +55,7 @@ class UnlearnConfig:
     """Anchored Gauss-Newton steps."""
     damping: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
     """c of Lambda = c * sqrt(degree): how strongly rows are held where little data holds them."""
-    tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-4
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-3
     """Relative residual at which conjugate gradients stop."""
     max_iterations: Annotated[int, Field(ge=1)] = 200
     """Conjugate gradient iterations per Newton step at most."""

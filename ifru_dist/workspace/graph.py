@@ -106,7 +106,7 @@ def _partition_batches(layout: Layout, table: int, examples: Interactions) -> It
     """One record batch of sorted edges per partition."""
     other_table = 1 - table
     row = examples.rows[:, table] - layout.offsets[table]
-    order = np.lexsort((np.arange(len(row)), row, row % layout.partitions))
+    order = np.lexsort((row, row % layout.partitions))  # stable: by example id within a row
     other = (examples.rows[order, other_table] - layout.offsets[other_table]).astype(np.int32)
     columns = [other, examples.labels[order].astype(np.int8), order.astype(np.int64)]
     counts = np.bincount(row % layout.partitions, minlength=layout.partitions)

@@ -47,8 +47,9 @@ def test_the_scheduler_that_is_handed_in_does_the_work(tmp_path: Path) -> None:
     assert len(seen) == 1
 
 
-def test_a_damaged_file_stops_the_reading(tmp_path: Path) -> None:
+def test_damage_that_only_a_task_can_see_stops_the_reading(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    path.write_bytes(b"user,item,rating\n\xff,1,1\n")
+    path.write_bytes(b"user,item,rating\n" + b"1,1,1\n" * 20_000 + b"\xff,1,1\n")
+    fragments = open_file(path).fragments()
     with pytest.raises(InputError, match=r"a\.csv cannot be read as CSV"):
-        read_parts(open_file(path).fragments(), _COLUMNS, LabelRule(3.0), "threads")
+        read_parts(fragments, _COLUMNS, LabelRule(3.0), "threads")

@@ -83,6 +83,12 @@ def test_csv_with_marks_breaks_quotes_and_more_columns(tmp_path: Path) -> None:
     assert _read(tmp_path / "a.csv") == ([("a", "x,y", "5"), ("b", 'q"q', "4")], [])
 
 
+def test_quoted_line_breaks_may_lie_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "CSV_BLOCK_BYTES", 64)
+    (tmp_path / "a.csv").write_text("u,i,title,r\n" + '1,2,"a\nb\nc",3\n' * 50)
+    assert _read(tmp_path / "a.csv") == ([("1", "2", "3")] * 50, [])
+
+
 @pytest.mark.parametrize("content", ["", "\n\n"])
 def test_an_empty_csv_file_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "a.csv").write_text(content)
@@ -109,8 +115,9 @@ def test_damage_inside_a_parquet_file_is_named(tmp_path: Path) -> None:
         _read(path)
 
 
-def test_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_bytes(b"u,i,r\nJ\xfcrgen,1,2\n")
+@pytest.mark.parametrize("n_rows_before", [0, 20_000])
+def test_text_that_is_not_utf8_is_named(tmp_path: Path, n_rows_before: int) -> None:
+    (tmp_path / "a.csv").write_bytes(b"u,i,r\n" + b"1,2,3\n" * n_rows_before + b"J\xfcrgen,1,2\n")
     with pytest.raises(InputError, match=r"a\.csv cannot be read as CSV \(.*text that is not UTF-8"):
         _read(tmp_path / "a.csv")
 

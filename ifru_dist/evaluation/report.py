@@ -1,0 +1,73 @@
+"""Reports of the jobs: ``report.json`` for programs and ``summary.md`` for people."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+REPORT_NAME = "report.json"
+SUMMARY_NAME = "summary.md"
+
+
+def write_report(folder: Path, report: Mapping[str, Any], summary: str) -> None:
+    """Write both files into ``folder``, made if need be; a reader sees a whole file or the one before.
+
+    The JSON has sorted keys, and null for every figure that is not finite, so equal reports are equal bytes.
+
+    Raises:
+        TypeError: the report holds something that JSON has no form for.
+    """
+    text = json.dumps(_plain(report), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / SUMMARY_NAME, summary.rstrip("\n") + "\n")
+    _replace(folder / REPORT_NAME, text + "\n")
+
+
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table of rows that share their keys, which become the header; empty without rows.
+
+    Floats have four significant digits; what is None or not finite is shown as "-".
+    """
+    if not rows:
+        return ""
+    header = list(rows[0])
+    lines = [header, ["---"] * len(header)] + [[_cell(row[key]) for key in header] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    """A value as a table shows it."""
+    value = _plain(value)
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|")
+
+
+def _plain(value: Any) -> Any:
+    """A value in the types of JSON; not finite figures become None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (np.generic, np.ndarray)):
+        return _plain(value.tolist())
+    if isinstance(value, Path):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _replace(path: Path, text: str) -> None:
+    """Put a file in place of the one before, in one step."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
