@@ -116,4 +116,7 @@ def _planted_scores(
 
 
 if __name__ == "__main__":
-    generate(tyro.cli(SyntheticConfig))
+    try:
+        generate(tyro.cli(SyntheticConfig))
+    except ConfigError as error:
+        raise SystemExit(str(error)) from None

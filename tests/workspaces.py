@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+
 from ifru_dist.interactions import Interactions
 from ifru_dist.models.spec import ModelSpec
 from ifru_dist.workspace.commits import NewModel, commit_model
@@ -11,7 +12,6 @@ from ifru_dist.workspace.dataset import Dataset, write_dataset
 from ifru_dist.workspace.keys import create_key
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import Version, open_version
-
 from tests.influence.reference import Case
 
 

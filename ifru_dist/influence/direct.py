@@ -8,7 +8,7 @@ from torch import Tensor
 from ifru_dist.influence.communicator import Communicator, GatherPlan
 from ifru_dist.influence.kernels import Kernels
 from ifru_dist.influence.objective import RowValues
-from ifru_dist.influence.shard import Block, Shard, index_of, make_block, row_counts
+from ifru_dist.influence.shard import Block, Shard, index_of, make_block, only_edges, row_counts
 from ifru_dist.models.base import Model
 
 
@@ -23,6 +23,7 @@ class DirectObjective:
         model: Model,
         communicator: Communicator,
         kernels: Kernels,
+        product_dtype: torch.dtype,
     ) -> None:
         """Prepare a batch.
 
@@ -33,7 +34,11 @@ class DirectObjective:
             model: The model; its score must be the dot product of the two rows.
             communicator: Exchanges with the other workers.
             kernels: Edge loops.
+            product_dtype: Type of what curvature products read at the far ends. float32 halves what they read and what
+                travels; it changes the matrix by a part in 10^7, which the next Newton step corrects: residuals are
+                always float64.
         """
+        self._product_dtype = product_dtype
         self._shard, self._erased, self._model = shard, erased, model
         self._communicator, self._kernels = communicator, kernels
         self.positions = torch.nonzero(selected).flatten()
@@ -42,16 +47,22 @@ class DirectObjective:
         self._moving_plan, self._moving = self._moving_exchange(selected)
 
     def linearise(self, embeddings: Tensor) -> tuple[Tensor, "DirectCurvature"]:
-        """R and the Gauss-Newton matrix on the selected rows (m, d)."""
+        """The residual and the Gauss-Newton matrix on the selected rows (m, d)."""
+        if embeddings is self._shard.embeddings:
+            return self.start_residual().values, DirectCurvature(self, self._start)
         now = _Examples(self._block, embeddings, self._model, self._communicator, self._kernels)
         return self._residual(self._block, self._start, now), DirectCurvature(self, now)
 
     def start_residual(self) -> RowValues:
-        """R before the update: not zero only at the endpoints, all of which are selected."""
-        return RowValues(self.positions, self._residual(self._block, self._start, self._start))
+        """The residual before the update: not zero only at the endpoints, all of which are selected."""
+        block, start = self._block, self._start
+        gone = only_edges(block, block.erased)
+        data = self._kernels.weighted_sum(gone.indptr, gone.col, start.error[block.erased], start.halo)
+        lost = row_counts(block.indptr, block.erased).double()[:, None]
+        return RowValues(self.positions, data.addcmul_(self._model.l2 * lost, start.rows))
 
     def end_residual(self, embeddings: Tensor) -> RowValues:
-        """R after the update, on the selected rows and on all their neighbours."""
+        """The residual after the update, on the selected rows and on all their neighbours."""
         reached = torch.zeros(len(self._shard.rows), dtype=torch.bool, device=embeddings.device)
         reached[self._block.plan.send] = True
         lost = row_counts(self._shard.indptr, self._erased)
@@ -65,13 +76,17 @@ class DirectObjective:
         ]
         return RowValues(positions, self._residual(block, *states))
 
-    def product(self, state: "_Examples", weight: Tensor, vector: Tensor) -> Tensor:
+    def product(self, state: "_Examples", halo: Tensor, weight: Tensor, vector: Tensor) -> Tensor:
         """The Gauss-Newton matrix at a state times a vector (m, d); only selected rows travel."""
-        arriving = self._communicator.gather_rows(self._moving_plan, vector)
+        arriving = self._communicator.gather_rows(self._moving_plan, vector.to(self._product_dtype))
         block = self._block
         return self._kernels.gauss_newton(
-            block.indptr, block.col, self._moving, weight, state.rows, state.halo, vector, arriving
+            block.indptr, block.col, self._moving, weight, state.rows, halo, vector, arriving
         )
+
+    def for_products(self, halo: Tensor) -> Tensor:
+        """Far ends (h, d) in the type that products read."""
+        return halo.to(self._product_dtype)
 
     def diagonal(self, state: "_Examples", weight: Tensor) -> Tensor:
         """Diagonal of the Gauss-Newton matrix at a state, (m, d)."""
@@ -127,10 +142,11 @@ class DirectCurvature:
     def __init__(self, objective: DirectObjective, state: _Examples) -> None:
         """Weights and diagonal at a state."""
         self._objective, self._state, self._weight = objective, state, state.weight()
+        self._halo = objective.for_products(state.halo)
         self._regulariser = objective.regulariser()
         self.diagonal = objective.diagonal(state, self._weight) + self._regulariser
 
     def product(self, vector: Tensor) -> Tensor:
         """The matrix times a vector on the selected rows (m, d)."""
-        image = self._objective.product(self._state, self._weight, vector)
+        image = self._objective.product(self._state, self._halo, self._weight, vector)
         return image.addcmul_(self._regulariser, vector)

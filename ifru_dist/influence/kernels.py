@@ -1,6 +1,7 @@
 """The inner loops over edges, chosen by device. Rows are in CSR form; sums run over a row's edges in stored order.
 
-Shapes: n rows, e edges, h rows at the far ends ("halo"), d dimensions. All values are float64, all indices int64.
+Shapes: n rows, e edges, h rows at the far ends ("halo"), d dimensions. Values are float64 unless said otherwise,
+indices int64.
 """
 
 from typing import Protocol
@@ -39,7 +40,7 @@ class Kernels(Protocol):
         """Sum of weight * (b . v_a + a . v_b) * b over the edges of each row -> (n, d).
 
         a is the row (n, d), b its far end (h, d); v_a is ``vector`` (n, d), v_b is ``vector_halo`` at index ``moving``
-        (e,), or zero where that index is -1.
+        (e,), or zero where that index is -1. ``halo`` and ``vector_halo`` may be float32; sums are float64.
         """
 
     def partition_dots(self, left: Tensor, right: Tensor, partition: Tensor, partitions: int) -> Tensor:

@@ -12,9 +12,11 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ifru_dist.influence.prefetch import EDGES_AHEAD, prefetch_row
+
 _EXACT: dict[str, Any] = {"cache": True, "nogil": True}
 _COMPILE: dict[str, Any] = {**_EXACT, "fastmath": {"reassoc", "contract", "nsz"}}
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating]
 Indices = NDArray[np.int64]
 
 
@@ -54,7 +56,7 @@ class NumbaKernels:
         vector_halo: Tensor,
     ) -> Tensor:
         """Gauss-Newton product of each row, (n, d)."""
-        result = halo.new_zeros(len(indptr) - 1, halo.shape[1])
+        result = torch.zeros_like(rows)
         edges = (indptr.numpy(), col.numpy(), moving.numpy(), weight.numpy())
         _gauss_newton(*edges, rows.numpy(), halo.numpy(), vector.numpy(), vector_halo.numpy(), result.numpy())
         return result
@@ -71,6 +73,8 @@ def _scores(indptr: Indices, col: Indices, rows: Floats, halo: Floats, result: F
     dim = rows.shape[1]
     for row in range(len(indptr) - 1):
         for edge in range(indptr[row], indptr[row + 1]):
+            if edge + EDGES_AHEAD < len(col):
+                prefetch_row(halo, col[edge + EDGES_AHEAD])
             far = col[edge]
             total = 0.0
             for k in range(dim):
@@ -83,6 +87,8 @@ def _weighted_sum(indptr: Indices, col: Indices, weight: Floats, halo: Floats, r
     dim = halo.shape[1]
     for row in range(len(indptr) - 1):
         for edge in range(indptr[row], indptr[row + 1]):
+            if edge + EDGES_AHEAD < len(col):
+                prefetch_row(halo, col[edge + EDGES_AHEAD])
             far, factor = col[edge], weight[edge]
             for k in range(dim):
                 result[row, k] += factor * halo[far, k]
@@ -102,13 +108,20 @@ def _weighted_difference(
     dim = halo.shape[1]
     for row in range(len(indptr) - 1):
         for edge in range(indptr[row], indptr[row + 1]):
+            if edge + EDGES_AHEAD < len(col):
+                prefetch_row(halo, col[edge + EDGES_AHEAD])
+                prefetch_row(halo_after, col[edge + EDGES_AHEAD])
             far, before, after = col[edge], weight[edge], weight_after[edge]
             for k in range(dim):
                 result[row, k] += before * halo[far, k] - after * halo_after[far, k]
 
 
 @njit(
-    "void(i8[::1], i8[::1], i8[::1], f8[::1], f8[:, ::1], f8[:, ::1], f8[:, ::1], f8[:, ::1], f8[:, ::1])", **_COMPILE
+    [
+        f"void(i8[::1], i8[::1], i8[::1], f8[::1], f8[:, ::1], {far}[:, ::1], f8[:, ::1], {far}[:, ::1], f8[:, ::1])"
+        for far in ("f8", "f4")
+    ],
+    **_COMPILE,
 )
 def _gauss_newton(
     indptr: Indices,
@@ -124,6 +137,10 @@ def _gauss_newton(
     dim = rows.shape[1]
     for row in range(len(indptr) - 1):
         for edge in range(indptr[row], indptr[row + 1]):
+            if edge + EDGES_AHEAD < len(col):
+                prefetch_row(halo, col[edge + EDGES_AHEAD])
+                if moving[edge + EDGES_AHEAD] >= 0:
+                    prefetch_row(vector_halo, moving[edge + EDGES_AHEAD])
             far, other = col[edge], moving[edge]
             own, across = 0.0, 0.0
             for k in range(dim):

@@ -43,7 +43,8 @@ class TorchKernels:
         vector_halo: Tensor,
     ) -> Tensor:
         """Gauss-Newton product of each row, (n, d)."""
-        padded = torch.cat([vector_halo, vector_halo.new_zeros(1, halo.shape[1])])  # index -1 reads the zero row
+        halo = halo.double()
+        padded = torch.cat([vector_halo.double(), vector.new_zeros(1, halo.shape[1])])  # index -1 reads the zero row
 
         def products(c: "_Chunk") -> Tensor:
             near, far = halo[col[c.edges]], padded[moving[c.edges]]

@@ -37,10 +37,13 @@ class Objective(Protocol):
     """(m,) positions of the selected rows in the shard."""
 
     def linearise(self, embeddings: Tensor) -> tuple[Tensor, Curvature]:
-        """R (m, d) and the curvature on the selected rows, at the own rows' embeddings (n, d)."""
+        """Residual (m, d) and curvature on the selected rows, at the own rows' embeddings (n, d).
+
+        At the model before the batch pass that tensor itself: what is known of it is not computed again.
+        """
 
     def start_residual(self) -> RowValues:
-        """R at the model before the batch, on every row where it is not zero."""
+        """The residual at the model before the batch, on every row where it is not zero."""
 
     def end_residual(self, embeddings: Tensor) -> RowValues:
-        """R at the updated embeddings (n, d), on every row where it can differ from zero."""
+        """The residual at the updated embeddings (n, d), on every row where it can differ from zero."""

@@ -84,8 +84,9 @@ class PropagatedObjective:
         model: Model,
         communicator: Communicator,
         kernels: Kernels,
+        product_dtype: torch.dtype = torch.float64,
     ) -> None:
-        """Prepare a batch; the arguments are those of DirectObjective."""
+        """Prepare a batch; the arguments are those of DirectObjective, but products are always float64."""
         self._shard, self._model = shard, model
         self._communicator, self._kernels = communicator, kernels
         self.positions = torch.nonzero(selected).flatten()
@@ -101,16 +102,16 @@ class PropagatedObjective:
         self._start_error = model.loss.error(self._start[2], self._block.label)
 
     def linearise(self, embeddings: Tensor) -> tuple[Tensor, "PropagatedCurvature"]:
-        """R and the Gauss-Newton matrix on the selected rows (m, d)."""
+        """The residual and the Gauss-Newton matrix on the selected rows (m, d)."""
         outputs, arriving, score = state = self._outputs(self._after, embeddings)
         return self._residual(embeddings, state)[self.positions], PropagatedCurvature(self, outputs, arriving, score)
 
     def start_residual(self) -> RowValues:
-        """R before the update: direct and spillover influence on all rows."""
+        """The residual before the update: direct and spillover influence on all rows."""
         return self.end_residual(self._shard.embeddings)
 
     def end_residual(self, embeddings: Tensor) -> RowValues:
-        """R on all rows but those that lost every example, which are reset."""
+        """The residual on all rows but those that lost every example, which are reset."""
         solved = torch.nonzero((self._kept_count[:, 0] > 0) | (self._shard.degrees == 0)).flatten()
         return RowValues(solved, self._residual(embeddings, self._outputs(self._after, embeddings))[solved])
 

@@ -35,6 +35,8 @@ class SolveOptions:
     """Relative residual at which conjugate gradients stop."""
     max_iterations: int
     """Products per Newton step at most."""
+    product_dtype: torch.dtype = torch.float32
+    """Type of what curvature products read at the far ends of edges; residuals and sums are float64."""
     storage_dtype: torch.dtype = torch.float32
     """What the tables hold: the update is rounded to it before it is certified."""
 
@@ -91,7 +93,7 @@ def unlearn_batch(
         selected = select_rows(shard, erased, communicator, kernels, hops=options.hops, row_budget=options.row_budget)
     with clock("gradient"):
         kind = DirectObjective if len(model.layer_weights) == 1 else PropagatedObjective
-        objective: Objective = kind(shard, erased, selected, model, communicator, kernels)
+        objective: Objective = kind(shard, erased, selected, model, communicator, kernels, options.product_dtype)
     with clock("solve"):
         solver = _NewtonSolver(shard, objective, communicator, kernels, options, partitions)
         embeddings, solutions = solver.run()
@@ -135,13 +137,13 @@ class _NewtonSolver:
     def run(self) -> tuple[Tensor, list[Solution]]:
         """Own embeddings (n, d) after the steps, and each step's linear solve; stops at one that is not usable."""
         start, chosen = self._shard.embeddings, self._objective.positions
-        embeddings, solutions = start.clone(), []
+        embeddings, solutions = start, []
         for _ in range(self._options.newton_steps):
             solution = self._step(embeddings, embeddings[chosen] - start[chosen])
             solutions.append(solution)
             if not solution.usable:
                 break
-            embeddings[chosen] += solution.value
+            embeddings = embeddings.index_add(0, chosen, solution.value)
         return embeddings, solutions
 
     def influence_residual(self, embeddings: Tensor) -> float:

@@ -1,19 +1,23 @@
 """Reading a file of deletion requests: what each one names, and the errors that refuse a whole file."""
 
+import json
+import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet
 
 from ifru_dist.errors import InputError
 from ifru_dist.workspace.ledger import Scope
 
 READERS = {".parquet": "Parquet", ".csv": "CSV", ".jsonl": "JSON lines", ".json": "JSON lines"}
+COLUMNS = ("request_id", "scope", "user", "item")
+_EXACT_FLOATS = 2**53
+"""Beyond this, neighbouring integers are the same float."""
 
 
 @dataclass(frozen=True)
@@ -41,27 +45,22 @@ def read_requests(path: Path) -> list[Request]:
     Raises:
         InputError: naming the file, the row, what is wrong and the remedy; no request of the file is used then.
     """
-    table = _read_table(path)
-    if table.num_rows == 0:
+    columns, rows = _read_columns(path)
+    if rows == 0:
         raise InputError(f"{path} holds no requests: give one row per deletion with columns user and item")
-    missing = {"user", "item"} - set(table.column_names)
-    if missing and not ("scope" in table.column_names and len(missing) == 1):
-        raise InputError(
-            f"{path} lacks the column(s) {', '.join(sorted(missing))}; it has {', '.join(table.column_names)}: rename "
-            "the columns to user and item, optionally scope and request_id"
-        )
-    columns = {name: _texts(table, name) for name in ("request_id", "scope", "user", "item")}
+    _check_columns(list(columns), path)
+    cells = [_texts(columns.get(name, [None] * rows), name, path) for name in COLUMNS]
     requests = [
         Request(request_id, _scope(scope, row, path), user, item)
-        for row, (request_id, scope, user, item) in enumerate(zip(*columns.values(), strict=True), start=1)
+        for row, (request_id, scope, user, item) in enumerate(zip(*cells, strict=True), start=1)
     ]
     for row, request in enumerate(requests, start=1):
         _check_cells(request, row, path)
     return requests
 
 
-def _read_table(path: Path) -> pa.Table:
-    """The file's columns; identifiers stay text, so that leading zeros survive."""
+def _read_columns(path: Path) -> tuple[dict[str, list[Any]], int]:
+    """The file's columns by name, and the number of its rows."""
     if not path.is_file():
         raise InputError(f"request file {path} does not exist: check --requests")
     if path.suffix not in READERS:
@@ -70,31 +69,78 @@ def _read_table(path: Path) -> pa.Table:
         raise InputError(f"request file {path} is empty: give one row per deletion with columns user and item")
     try:
         return _parse(path)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
         raise InputError(f"request file {path} is no readable {READERS[path.suffix]} ({reason}): repair it") from error
 
 
-def _parse(path: Path) -> pa.Table:
+def _parse(path: Path) -> tuple[dict[str, list[Any]], int]:
     """Parse by suffix."""
+    if path.suffix in (".json", ".jsonl"):
+        return _parse_json_lines(path)
     if path.suffix == ".parquet":
-        return pa.parquet.read_table(path)
-    if path.suffix != ".csv":
-        return pa.json.read_json(path)
-    names = ("user", "item", "scope", "request_id")
-    types = {name: pa.string() for name in names}
-    convert = pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""])
-    return pa.csv.read_csv(path, convert_options=convert)
+        table = pa.parquet.read_table(path, partitioning=None)
+    else:  # identifiers stay text, so that leading zeros survive
+        types = {name: pa.string() for name in COLUMNS}
+        convert = pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""])
+        table = pa.csv.read_csv(path, convert_options=convert)
+    twice = [name for name, count in Counter(table.column_names).items() if count > 1]
+    if twice:
+        raise ValueError(f"it has more than one column {twice[0]!r}")
+    return {name: table.column(name).to_pylist() for name in table.column_names}, table.num_rows
 
 
-def _texts(table: pa.Table, name: str) -> list[str | None]:
-    """A column as texts; an absent column, a null and an empty cell are None."""
-    if name not in table.column_names:
-        return [None] * table.num_rows
-    column = table.column(name)
-    if pa.types.is_floating(column.type):  # integers with empty cells, as pandas writes them
-        column = pc.cast(column, pa.int64())
-    return [text or None for text in pc.cast(column, pa.string()).to_pylist()]
+def _parse_json_lines(path: Path) -> tuple[dict[str, list[Any]], int]:
+    """Parse each line by itself: a reader that guesses types of columns would take ids that look like dates for dates.
+
+    Raises:
+        ValueError: a line is no JSON object.
+    """
+    records = []
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from None
+            if not isinstance(record, dict):
+                raise ValueError(f"line {number}: {line.strip()[:40]} is no object in braces")
+            records.append(record)
+    names = dict.fromkeys(name for record in records for name in record)
+    return {name: [record.get(name) for record in records] for name in names}, len(records)
+
+
+def _check_columns(names: list[str], path: Path) -> None:
+    """Refuse a file that lacks the columns that requests need."""
+    missing = {"user", "item"} - set(names)
+    if missing and not ("scope" in names and len(missing) == 1):
+        raise InputError(
+            f"{path} lacks the column(s) {', '.join(sorted(missing))}; it has {', '.join(names)}: rename the columns "
+            "to user and item, optionally scope and request_id"
+        )
+
+
+def _texts(values: list[Any], name: str, path: Path) -> list[str | None]:
+    """A column as texts; a null, an empty cell and NaN are None."""
+    return [_text(value, name, row, path) for row, value in enumerate(values, start=1)]
+
+
+def _text(value: Any, name: str, row: int, path: Path) -> str | None:
+    """A cell as text; whole floats are integers, which pandas so writes beside empty cells."""
+    if value is None or isinstance(value, str):
+        return value or None
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        if value.is_integer() and abs(value) <= _EXACT_FLOATS:
+            return str(int(value))
+    elif isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise InputError(
+        f"{path}, row {row}: the {name} cell holds {value!r} ({type(value).__name__}): write an integer or a text"
+    )
 
 
 def _scope(text: str | None, row: int, path: Path) -> Scope:

@@ -80,7 +80,8 @@ class Router:
             known = seen.setdefault(request_id, digest)
             if known != digest:
                 refused[position] = ("rejected", "its request_id was used before for something else")
-            elif request_id in self._ledger.digest_of:
+                continue  # the same deletion under an id of its own is still to be done
+            if request_id in self._ledger.digest_of:
                 refused[position] = ("duplicate", "a request with this id was applied before")
             elif digest in contents:
                 refused[position] = ("duplicate", "the same deletion stands earlier in the file")

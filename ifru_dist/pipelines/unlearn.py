@@ -55,8 +55,8 @@ class UnlearnConfig:
     """Anchored Gauss-Newton steps."""
     damping: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
     """c of Lambda = c * sqrt(degree): how strongly rows are held where little data holds them."""
-    tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-3
-    """Relative residual at which conjugate gradients stop."""
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-2
+    """Relative residual at which conjugate gradients stop; the next Newton step corrects what a step left."""
     max_iterations: Annotated[int, Field(ge=1)] = 200
     """Conjugate gradient iterations per Newton step at most."""
     dry_run: bool = False
@@ -95,11 +95,17 @@ def unlearn(config: UnlearnConfig) -> int:
     if config.dry_run:
         print(dry_run_summary(result, requests))
         return 0
-    folder = config.output or workspace.root / "reports" / f"unlearn-{result.version_after:06d}"
+    folder = config.output or workspace.root / "reports" / _report_name(result)
     report = unlearn_report(result, config)
     write_report(folder, report, unlearn_summary(report))
     print(f"{unlearn_summary(report)}\nreport: {folder}")
     return 0
+
+
+def _report_name(result: BatchResult) -> str:
+    """Folder of a report; one of a batch that did nothing must not replace that of the batch which made the version."""
+    name = f"unlearn-{result.version_after:06d}"
+    return name if result.version_after > result.version_before else f"{name}-nothing-to-do"
 
 
 class _UnlearnJob:

@@ -15,6 +15,9 @@ from ifru_dist.workspace.layout import Layout
 def assign_partitions(edges: NDArray[np.int64], workers: int) -> list[list[int]]:
     """Give each partition to the worker with the fewest edges so far, largest partitions first.
 
+    Of workers with equally few, the one with the fewest partitions gets it: so none is left without, even where many
+    partitions are empty.
+
     Args:
         edges: (partitions,) edges in each partition.
         workers: Number of workers.
@@ -36,8 +39,7 @@ def assign_partitions(edges: NDArray[np.int64], workers: int) -> list[list[int]]
         load, count, worker = heapq.heappop(heap)
         owned[worker].append(partition)
         heapq.heappush(heap, (load + int(edges[partition]), count + 1, worker))
-    # Fewest edges alone could leave a worker without a partition when many partitions are empty.
-    return [sorted(partitions) for partitions in _without_idle(owned)]
+    return [sorted(partitions) for partitions in owned]
 
 
 def ownership_of(layout: Layout, owned: Sequence[Sequence[int]], device: torch.device) -> Ownership:
@@ -54,12 +56,3 @@ def ownership_of(layout: Layout, owned: Sequence[Sequence[int]], device: torch.d
 def rows_of(layout: Layout, partitions: Sequence[int]) -> NDArray[np.int64]:
     """Global rows of some partitions: by partition, then table, then row."""
     return np.concatenate([np.empty(0, np.int64), *(layout.partition_rows(partition) for partition in partitions)])
-
-
-def _without_idle(owned: list[list[int]]) -> list[list[int]]:
-    """Move single partitions from the worker with most of them to workers without any."""
-    for partitions in owned:
-        if not partitions:
-            donor = max(owned, key=len)
-            partitions.append(donor.pop())
-    return owned

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from ifru_dist.errors import ConfigError, GangError, WorkspaceError
 from ifru_dist.influence.update import Outcome, SolveOptions
 from ifru_dist.sharding.gang import Gang, GangOptions, with_gang
 from ifru_dist.sharding.policy import Failure
-
 from tests.influence import reference
 from tests.influence.reference import CASES, Case
 from tests.sharding.gangs import plans
@@ -35,6 +35,7 @@ def options(hops: int = 1) -> SolveOptions:
         row_budget=None,
         tolerance=1e-13,
         max_iterations=500,
+        product_dtype=torch.float64,
         storage_dtype=torch.float64,
     )
 

@@ -1,0 +1,102 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks.synthetic import SyntheticConfig, generate, interactions
+from ifru_dist.errors import ConfigError
+from ifru_dist.interactions import Interactions
+from ifru_dist.models.spec import ModelSpec
+from ifru_dist.training.loop import TrainOptions, fit
+
+SMALL = {"output": Path("unused"), "interactions": 5_003, "users": 300, "items": 200}
+
+
+@pytest.fixture(scope="module")
+def default() -> pd.DataFrame:
+    return interactions(SyntheticConfig(output=Path("unused"), seed=7))
+
+
+def test_columns_and_ranges(default: pd.DataFrame) -> None:
+    assert list(default.columns) == ["user", "item", "rating", "timestamp"]
+    assert len(default) == 200_000
+    assert not default.isna().any(axis=None)
+    assert default["user"].between(0, 3_999).all()
+    assert default["item"].between(0, 2_999).all()
+    assert set(default["rating"]) == set(range(1, 11))
+    assert default["timestamp"].is_monotonic_increasing
+
+
+def test_no_pair_occurs_twice(default: pd.DataFrame) -> None:
+    assert not default.duplicated(["user", "item"]).any()
+
+
+def test_labels_are_balanced(default: pd.DataFrame) -> None:
+    assert 0.4 < (default["rating"] > 5).mean() < 0.6
+
+
+def test_popularity_and_activity_are_skewed(default: pd.DataFrame) -> None:
+    for column, share in (("item", 0.3), ("user", 0.1)):
+        counts = default.groupby(column).size().sort_values(ascending=False)
+        assert counts.iloc[: len(counts) // 50].sum() > share * len(default)
+        assert (counts >= 5).mean() > 0.95
+
+
+def test_popularity_exponent_decides_the_skew() -> None:
+    def largest(exponent: float) -> int:
+        return interactions(SyntheticConfig(**SMALL, popularity_exponent=exponent)).groupby("item").size().max()
+
+    assert largest(0.0) < largest(0.7) < largest(1.3)
+
+
+def test_popularity_does_not_change_over_time(default: pd.DataFrame) -> None:
+    hundred = default.groupby("item").size().nlargest(100).index
+    popular = default["item"].isin(hundred).to_numpy()
+    assert popular[:100_000].mean() == pytest.approx(popular[100_000:].mean(), abs=0.01)
+
+
+def test_the_seed_decides() -> None:
+    first, again = (interactions(SyntheticConfig(**SMALL, seed=5)) for _ in range(2))
+    pd.testing.assert_frame_equal(first, again)
+    assert not first.equals(interactions(SyntheticConfig(**SMALL, seed=6)))
+
+
+def test_a_factor_model_learns_from_it(default: pd.DataFrame) -> None:
+    rows = np.stack([default["user"], 4_000 + default["item"]], axis=1)
+    data = Interactions(rows, (default["rating"] > 5).to_numpy(dtype=np.float32))
+    held_out = np.random.default_rng(1).random(len(data)) < 0.2
+    options = TrainOptions(epochs=4, learning_rate=0.01)
+    fitted = fit(ModelSpec(dim=8), 7_000, data.take(~held_out), data.take(held_out), options, show_progress=False)
+    assert fitted.valid_auc > 0.72
+
+
+def test_more_than_users_and_items_can_have() -> None:
+    with pytest.raises(ConfigError, match=r"--interactions = 9: 2 users and 4 items .* raise --users"):
+        interactions(SyntheticConfig(output=Path("unused"), interactions=9, users=2, items=4))
+
+
+def test_an_option_that_cannot_work(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--users = 0"):
+        generate(SyntheticConfig(output=tmp_path / "x.parquet", users=0))
+    assert not (tmp_path / "x.parquet").exists()
+
+
+def test_runs_as_a_program(tmp_path: Path) -> None:
+    output = tmp_path / "new" / "logs.parquet"
+    run_program("--interactions", "500", "--seed", "7", "--output", str(output))
+    assert len(pd.read_parquet(output)) == 500
+
+
+def test_the_program_fails_with_one_line(tmp_path: Path) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as raised:
+        run_program("--interactions", "0", "--output", str(tmp_path / "logs.parquet"))
+    assert raised.value.stderr.startswith("--interactions = 0: ")
+    assert raised.value.stderr.count("\n") == 1
+
+
+def run_program(*arguments: str) -> None:
+    command = [sys.executable, "-m", "benchmarks.synthetic", *arguments]
+    subprocess.run(command, check=True, cwd=Path(__file__).resolve().parents[2], capture_output=True, text=True)

@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+
+from ifru_dist.errors import InputError
+from ifru_dist.evaluation.forgetting import (
+    HeldLabels,
+    PairScores,
+    forgetting_figures,
+    logit_gap,
+    logloss,
+    membership_auc,
+    noise_floor,
+)
+
+LABELS = HeldLabels(
+    erased=np.array([1.0, 0.0]), test=np.array([1.0, 1.0, 0.0]), test_touched=np.array([True, False, True])
+)
+
+
+def scores(erased: list[float], test: list[float]) -> PairScores:
+    return PairScores(erased=np.array(erased, dtype=np.float32), test=np.array(test, dtype=np.float32))
+
+
+ORIGINAL = scores([3.0, -3.0], [1.0, 0.0, -1.0])
+UNLEARNED = scores([1.0, -2.0], [0.5, 0.0, 0.0])
+RETRAINED = [scores([0.0, 0.0], [0.0, 0.0, 0.0]), scores([1.0, -1.0], [1.0, 0.0, 0.0])]
+
+
+def softplus(value: float) -> float:
+    return float(np.log(1 + np.exp(value)))
+
+
+def test_figures_of_a_case_done_by_hand() -> None:
+    # The reference is [0.5, -0.5] on erased and [0.5, 0, 0] on test pairs; the retrainings are 1 apart on erased pairs.
+    figures = forgetting_figures({"original": ORIGINAL, "unlearned": UNLEARNED}, RETRAINED, LABELS)
+    assert figures["original"] == {
+        "logit_gap_erased": pytest.approx(2.5),
+        "logit_gap_test": pytest.approx(0.5),
+        "membership_auc": 1.0,
+        "logloss_erased": pytest.approx(softplus(-3)),
+    }
+    assert figures["unlearned"] == {
+        "logit_gap_erased": pytest.approx(1.0),
+        "logit_gap_test": 0.0,
+        "membership_auc": 1.0,
+        "logloss_erased": pytest.approx((softplus(-1) + softplus(-2)) / 2),
+    }
+    # First retraining: four equal losses, 0.5; second: two members at -1 against -1 (a tie) and 0.
+    assert figures["retrained"] == {
+        "logit_gap_erased": pytest.approx(1.0),
+        "logit_gap_test": pytest.approx(1 / 3),
+        "membership_auc": pytest.approx((0.5 + 0.75) / 2),
+        "logloss_erased": pytest.approx((softplus(0) + softplus(-1)) / 2),
+    }
+
+
+def test_one_retraining_has_no_noise_floor() -> None:
+    retrained = forgetting_figures({"unlearned": UNLEARNED}, RETRAINED[:1], LABELS)["retrained"]
+    assert retrained["logit_gap_erased"] is None
+    assert retrained["logit_gap_test"] is None
+    assert retrained["logloss_erased"] == pytest.approx(softplus(0))
+
+
+def test_no_retraining_is_an_error() -> None:
+    with pytest.raises(InputError, match="0 retrained models"):
+        forgetting_figures({"unlearned": UNLEARNED}, [], LABELS)
+
+
+def test_noise_floor_leaves_each_out_in_turn() -> None:
+    # 0 against 4.5, 3 against 3, 6 against 1.5.
+    assert noise_floor([np.array([0.0]), np.array([3.0]), np.array([6.0])]) == pytest.approx(3.0)
+    assert noise_floor([np.array([0.0])]) is None
+
+
+def test_untouched_test_pairs_do_not_count_for_membership() -> None:
+    far = PairScores(erased=UNLEARNED.erased, test=np.array([0.5, 1e6, 0.0]))
+    assert membership_auc(far, LABELS) == membership_auc(UNLEARNED, LABELS)
+
+
+def test_membership_is_below_a_half_where_erased_pairs_fit_worse() -> None:
+    assert membership_auc(scores([-5.0, 5.0], [1.0, 0.0, -1.0]), LABELS) == 0.0
+
+
+def test_figures_that_do_not_exist_are_none() -> None:
+    nothing = HeldLabels(erased=np.empty(0), test=LABELS.test, test_touched=LABELS.test_touched)
+    figures = forgetting_figures(
+        {"unlearned": scores([], [0.5, 0.0, 0.0])}, [scores([], [0.0, 0.0, 0.0]), scores([], [1.0, 0.0, 0.0])], nothing
+    )
+    for figure in figures.values():
+        assert figure["logit_gap_erased"] is None
+        assert figure["membership_auc"] is None
+        assert figure["logloss_erased"] is None
+        assert figure["logit_gap_test"] is not None
+
+
+def test_large_scores_do_not_overflow() -> None:
+    assert logloss(np.array([-1e4], dtype=np.float32), np.array([1.0])) == pytest.approx(1e4)
+    assert logit_gap(np.array([1e4], dtype=np.float32), np.array([-1e4])) == pytest.approx(2e4)

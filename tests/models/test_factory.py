@@ -1,0 +1,36 @@
+import pytest
+import torch
+
+from ifru_dist.config import validated
+from ifru_dist.errors import ConfigError
+from ifru_dist.models.factory import build_model
+from ifru_dist.models.spec import ModelSpec
+
+SPECS = [ModelSpec(name="mf", l2=0.25), ModelSpec(name="lightgcn", layers=3, l2=0.25)]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+def test_a_model_is_what_its_spec_says(spec: ModelSpec) -> None:
+    model = build_model(spec)
+    assert (model.name, model.l2, model.loss.name) == (spec.name, 0.25, "bce")
+    assert sum(model.layer_weights) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+def test_the_score_is_the_dot_product_of_the_pair(spec: ModelSpec) -> None:
+    rows = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[-1.0, 0.5], [2.0, 4.0]], [[0.0, 0.0], [5.0, 5.0]]])
+    assert torch.equal(build_model(spec).score(rows), torch.tensor([11.0, 0.0, 0.0]))
+
+
+def test_layer_weights() -> None:
+    assert build_model(ModelSpec(name="mf", layers=2)).layer_weights == (1.0,)
+    assert build_model(ModelSpec(name="lightgcn", layers=1)).layer_weights == (0.5, 0.5)
+    assert build_model(ModelSpec(name="lightgcn", layers=3)).layer_weights == (0.25, 0.25, 0.25, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("dim", 0), ("layers", 5), ("l2", -1.0), ("init_std", 0.0), ("name", "svd")]
+)
+def test_a_spec_that_cannot_work_is_refused(field: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=field.replace("_", "-")):
+        validated(ModelSpec(**{field: value}))

@@ -1,0 +1,27 @@
+import torch
+
+from ifru_dist.models.losses import BinaryCrossEntropy
+
+SCORES = torch.linspace(-30, 30, 61, dtype=torch.float64)
+
+
+def test_value_is_the_negative_log_likelihood() -> None:
+    scores = torch.tensor([0.0, 2.0, -2.0], dtype=torch.float64)
+    labels = torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)
+    expected = torch.log1p(torch.exp(torch.tensor([0.0, -2.0, -2.0], dtype=torch.float64)))
+    torch.testing.assert_close(BinaryCrossEntropy().value(scores, labels), expected)
+
+
+def test_error_and_curvature_are_the_derivatives_of_the_value() -> None:
+    loss = BinaryCrossEntropy()
+    for label in (0.0, 1.0):
+        scores, labels = SCORES.clone().requires_grad_(), torch.full_like(SCORES, label)
+        first = torch.autograd.grad(loss.value(scores, labels).sum(), scores, create_graph=True)[0]
+        second = torch.autograd.grad(first.sum(), scores)[0]
+        torch.testing.assert_close(loss.error(SCORES, labels), first.detach(), rtol=1e-12, atol=1e-15)
+        torch.testing.assert_close(loss.curvature(SCORES, labels), second, rtol=1e-9, atol=1e-15)
+
+
+def test_large_scores_do_not_overflow() -> None:
+    scores, labels = torch.tensor([1e4, -1e4]), torch.tensor([0.0, 1.0])
+    assert torch.equal(BinaryCrossEntropy().value(scores, labels), torch.tensor([1e4, 1e4]))
