@@ -44,7 +44,9 @@ class DirectObjective:
         self.positions = torch.nonzero(selected).flatten()
         self._block = make_block(shard, erased, self.positions, communicator)
         self._start = _Examples(self._block, shard.embeddings, model, communicator, kernels)
-        self._moving_plan, self._moving = self._moving_exchange(selected)
+        self._moves = torch.zeros(len(communicator.ownership.rank), dtype=torch.bool, device=erased.device)
+        self._moves[communicator.all_gather(shard.rows[self.positions])] = True
+        self._moving_plan, self._moving = self._moving_exchange()
 
     def linearise(self, embeddings: Tensor) -> tuple[Tensor, "DirectCurvature"]:
         """The residual and the Gauss-Newton matrix on the selected rows (m, d)."""
@@ -63,18 +65,18 @@ class DirectObjective:
 
     def end_residual(self, embeddings: Tensor) -> RowValues:
         """The residual after the update, on the selected rows and on all their neighbours."""
-        reached = torch.zeros(len(self._shard.rows), dtype=torch.bool, device=embeddings.device)
-        reached[self._block.plan.send] = True
-        lost = row_counts(self._shard.indptr, self._erased)
-        reached[lost == self._shard.degrees] = False  # emptied rows are reset, not solved for
-        reached[self.positions] = True
-        positions = torch.nonzero(reached).flatten()
-        block = make_block(self._shard, self._erased, positions, self._communicator)
-        states = [
-            _Examples(block, values, self._model, self._communicator, self._kernels)
-            for values in (self._shard.embeddings, embeddings)
-        ]
-        return RowValues(positions, self._residual(block, *states))
+        now = _Examples(self._block, embeddings, self._model, self._communicator, self._kernels)
+        inner = self._residual(self._block, self._start, now)
+        outside = torch.zeros(len(self._shard.rows), dtype=torch.bool, device=embeddings.device)
+        outside[self._block.plan.send] = True
+        outside[self.positions] = False
+        # Emptied rows are reset, not solved for; all other rows outside keep all their examples, so only the terms of
+        # edges to rows that moved have changed, and the regulariser's have not.
+        outside &= row_counts(self._shard.indptr, self._erased) == 0
+        positions = torch.nonzero(outside).flatten()
+        outer = self._outer_residual(positions, embeddings)
+        order = torch.argsort(both := torch.cat([self.positions, positions]))
+        return RowValues(both[order], torch.cat([inner, outer])[order])
 
     def product(self, state: "_Examples", halo: Tensor, weight: Tensor, vector: Tensor) -> Tensor:
         """The Gauss-Newton matrix at a state times a vector (m, d); only selected rows travel."""
@@ -107,16 +109,27 @@ class DirectObjective:
         kept = row_counts(block.indptr, ~block.erased).double()[:, None]
         return data + self._model.l2 * (total * before.rows - kept * after.rows)
 
-    def _moving_exchange(self, selected: Tensor) -> tuple[GatherPlan, Tensor]:
+    def _outer_residual(self, positions: Tensor, embeddings: Tensor) -> Tensor:
+        """The residual (k, d) on rows that did not move, from their edges to rows that did."""
+        block = make_block(self._shard, self._erased, positions, self._communicator, self._moves)
+        before, after = (
+            _Examples(block, values, self._model, self._communicator, self._kernels)
+            for values in (self._shard.embeddings, embeddings)
+        )
+        return self._kernels.weighted_difference(
+            block.indptr, block.col, before.error, before.halo, after.error, after.halo
+        )
+
+    def _moving_exchange(self) -> tuple[GatherPlan, Tensor]:
         """The exchange of selected far ends only, and each edge's index in it (-1: its far end does not move).
 
         What leaves is counted among the selected rows, so that a vector (m, d) can be sent as it is.
         """
-        flags = self._communicator.gather_rows(self._block.plan, selected.double()[:, None])[:, 0] > 0
-        plan = self._communicator.plan(self._block.plan.rows[flags])
-        index = index_of(plan.rows, len(self._communicator.ownership.rank))
-        among_selected = index_of(self.positions, len(selected))
-        return replace(plan, send=among_selected[plan.send]), index[self._block.plan.rows][self._block.col]
+        arriving = self._block.plan.rows
+        plan = self._communicator.plan(arriving[self._moves[arriving]])
+        among_selected = index_of(self.positions, len(self._shard.rows))
+        index = index_of(plan.rows, len(self._moves))
+        return replace(plan, send=among_selected[plan.send]), index[arriving][self._block.col]
 
 
 class _Examples:

@@ -64,29 +64,33 @@ class Block:
 def edges_of(indptr: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
     """Row pointers (m + 1,) of the rows at some positions, and the indices (e,) of their edges."""
     starts, lengths = indptr[positions], torch.diff(indptr)[positions]
-    pointers = torch.zeros(len(positions) + 1, dtype=torch.int64, device=indptr.device)
-    torch.cumsum(lengths, 0, out=pointers[1:])
+    pointers = _pointers(lengths)
     shift = torch.repeat_interleave(starts - pointers[:-1], lengths)
     return pointers, shift + torch.arange(len(shift), device=indptr.device)
 
 
 def row_counts(indptr: Tensor, flag: Tensor) -> Tensor:
     """Number of flagged edges of each row: flag (e,) bool -> (m,) int64."""
-    running = torch.zeros(len(flag) + 1, dtype=torch.int64, device=flag.device)
-    torch.cumsum(flag, 0, out=running[1:])
+    running = _pointers(flag)
     return running[indptr[1:]] - running[indptr[:-1]]
 
 
-def make_block(shard: Shard, erased: Tensor, positions: Tensor, communicator: Communicator) -> Block:
-    """The rows at some positions with all their edges.
+def make_block(
+    shard: Shard, erased: Tensor, positions: Tensor, communicator: Communicator, far_ends: Tensor | None = None
+) -> Block:
+    """The rows at some positions with all their edges, or only those to some far ends.
 
     Args:
         shard: This worker's rows.
         erased: (e,) bool over the shard's edges.
         positions: (m,) ascending.
         communicator: All workers make this call together.
+        far_ends: (N,) bool over global rows; None: all.
     """
     indptr, edges = edges_of(shard.indptr, positions)
+    if far_ends is not None:
+        wanted = far_ends[shard.other[edges]]
+        indptr, edges = _pointers(row_counts(indptr, wanted)), edges[wanted]
     far = shard.other[edges]
     needed = torch.zeros(len(communicator.ownership.rank), dtype=torch.bool, device=far.device)
     needed[far] = True
@@ -103,8 +107,7 @@ def make_block(shard: Shard, erased: Tensor, positions: Tensor, communicator: Co
 
 def only_edges(block: Block, keep: Tensor) -> Block:
     """The same rows and exchange with only the edges that a mask (e,) selects."""
-    pointers = torch.zeros_like(block.indptr)
-    torch.cumsum(row_counts(block.indptr, keep), 0, out=pointers[1:])
+    pointers = _pointers(row_counts(block.indptr, keep))
     return replace(block, indptr=pointers, col=block.col[keep], label=block.label[keep], erased=block.erased[keep])
 
 
@@ -113,3 +116,10 @@ def index_of(rows: Tensor, size: int) -> Tensor:
     index = torch.full((size,), -1, dtype=torch.int64, device=rows.device)
     index[rows] = torch.arange(len(rows), device=rows.device)
     return index
+
+
+def _pointers(counts: Tensor) -> Tensor:
+    """(m + 1,) running sums of counts (m,), from 0."""
+    pointers = torch.zeros(len(counts) + 1, dtype=torch.int64, device=counts.device)
+    torch.cumsum(counts, 0, out=pointers[1:])
+    return pointers

@@ -79,7 +79,8 @@ def _parse(path: Path) -> tuple[dict[str, list[Any]], int]:
     if path.suffix in (".json", ".jsonl"):
         return _parse_json_lines(path)
     if path.suffix == ".parquet":
-        table = pa.parquet.read_table(path, partitioning=None)
+        with pa.parquet.ParquetFile(path) as file:
+            table = file.read()
     else:  # identifiers stay text, so that leading zeros survive
         types = {name: pa.string() for name in COLUMNS}
         convert = pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""])

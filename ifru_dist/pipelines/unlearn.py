@@ -49,13 +49,13 @@ class UnlearnConfig:
     """1: each worker computes on a GPU of its own."""
     hops: Annotated[int, Field(ge=0, le=3)] = 1
     """How far from the erased endpoints rows may move."""
-    row_budget: Annotated[int | None, Field(ge=0)] = None
-    """Rows that may move at most; the endpoints always may. None: the endpoints only."""
+    row_budget: Annotated[int, Field(ge=0)] = 0
+    """Rows that may move at most. The erased endpoints always may, so with 0 only they do."""
     newton_steps: Annotated[int, Field(ge=1)] = 2
     """Anchored Gauss-Newton steps."""
     damping: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
     """c of Lambda = c * sqrt(degree): how strongly rows are held where little data holds them."""
-    tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-2
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Relative residual at which conjugate gradients stop; the next Newton step corrects what a step left."""
     max_iterations: Annotated[int, Field(ge=1)] = 200
     """Conjugate gradient iterations per Newton step at most."""
@@ -124,7 +124,7 @@ class _UnlearnJob:
         self._options = SolveOptions(
             damping=DEFAULT_DAMPING if config.damping == "auto" else config.damping,
             newton_steps=config.newton_steps,
-            hops=config.hops if config.row_budget is not None else 0,
+            hops=config.hops if config.row_budget else 0,
             row_budget=config.row_budget,
             tolerance=config.tolerance,
             max_iterations=config.max_iterations,

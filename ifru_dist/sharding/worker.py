@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ifru_dist.errors import WorkspaceError
 from ifru_dist.influence.communicator import Communicator, LocalCommunicator
 from ifru_dist.influence.kernels import kernels_for
-from ifru_dist.influence.shard import Shard
+from ifru_dist.influence.shard import Shard, edges_of
 from ifru_dist.influence.update import Outcome, SolveOptions, unlearn_batch
 from ifru_dist.models.factory import build_model
 from ifru_dist.sharding.communicator import GangCommunicator, join_group
@@ -104,21 +104,28 @@ class Worker:
     def find(self, targets: Targets) -> Found:
         """The examples that requests name, each found by the owner of the user's row (of the item's, for a whole item).
 
-        Every request is looked up in its row's own edges.
+        The edges of the named rows are sorted once, and each request is a range of them, so the cost does not grow with
+        requests times degree when many requests name one row.
         """
+        size, shard = self._layout.n_rows, self._shard
         anchor = np.where(targets.user >= 0, targets.user, targets.item)
-        position = _positions(self._shard.rows.cpu().numpy(), anchor, self._layout.n_rows)
+        position = _positions(shard.rows.cpu().numpy(), anchor, size)
         mine = np.flatnonzero(position >= 0)
-        indptr, other = self._shard.indptr.cpu().numpy(), self._shard.other.cpu().numpy()
-        starts, lengths = indptr[position[mine]], np.diff(indptr)[position[mine]]
-        request = np.repeat(mine, lengths)
-        edge = np.repeat(starts - np.cumsum(lengths) + lengths, lengths) + np.arange(len(request))
-        whole = (targets.user[request] < 0) | (targets.item[request] < 0)
-        named = whole | (other[edge] == targets.item[request])
-        request, edge = request[named], edge[named]
-        pairs = np.stack([anchor[request], other[edge]], axis=1)
+        named = torch.from_numpy(np.unique(position[mine])).to(self.device)
+        indptr, edges = edges_of(shard.indptr, named)
+        near = torch.repeat_interleave(named, torch.diff(indptr)).cpu().numpy()
+        far, example = shard.other[edges].cpu().numpy(), shard.example[edges].cpu().numpy()
+        order = np.argsort(near * size + far, kind="stable")
+        keys = (near * size + far)[order]
+        whole = (targets.user[mine] < 0) | (targets.item[mine] < 0)
+        first = position[mine] * size + np.where(whole, 0, targets.item[mine])
+        start = np.searchsorted(keys, first)
+        counts = np.searchsorted(keys, first + np.where(whole, size, 1)) - start
+        found = order[np.repeat(start - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())]
+        request = np.repeat(mine, counts)
+        pairs = np.stack([anchor[request], far[found]], axis=1)
         pairs = np.where((targets.user[request] < 0)[:, None], pairs[:, ::-1], pairs)
-        return Found(request, self._shard.example.cpu().numpy()[edge], pairs)
+        return Found(request, example[found], pairs)
 
     def solve(self, examples: NDArray[np.int64], options: SolveOptions) -> Outcome:
         """Erase examples (by id): the whole solve, with all workers of the gang at once."""

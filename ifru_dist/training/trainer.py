@@ -2,10 +2,10 @@
 
 Shapes: N rows over all tables, d dimensions, n examples in a batch.
 
-What a step costs is mostly Adam, which moves every row of the table whether the batch holds it or not; lazy variants
-that move only the batch's rows end at worse models. All else touches the batch's rows only: the gradient buffer
-(N, d) is allocated once, and only the rows of the step before are set to zero again. A graph model adds two
-propagations of the whole table.
+What a step costs is mostly Adam, which moves every row of the table whether the batch holds it or not: moving only the
+batch's rows would be quicker, but it is another optimiser, and gives another model. All else touches the batch's rows
+only: the gradient buffer (N, d) is allocated once, and only the rows of the step before are set to zero again. A graph
+model adds two propagations of the whole table.
 """
 
 import numpy as np
