@@ -4,7 +4,6 @@ python -m benchmarks.demo
 """
 
 import shutil
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,9 +58,7 @@ def main(config: Config) -> None:
     write_requests(config, root, folder / "requests.parquet")
     unlearn = (*workspace, "--requests", folder / "requests.parquet", "--workers", config.workers)
     with LocalCluster(cpus_per_node=config.workers + 1) as cluster:
-        path = f"{Path(sys.executable).parent}:{cluster.environment.get('PATH', '')}"
-        environment = {**cluster.environment, "PATH": path}
-        reports["unlearn"] = submit_job("unlearn", *unlearn, output=folder / "unlearn", environment=environment)
+        reports["unlearn"] = submit_job("unlearn", *unlearn, output=folder / "unlearn", environment=cluster.environment)
     reports["evaluate"] = run_job("evaluate", *workspace, "--against", "retrain", output=folder / "evaluate")
     print(f"\n{comparison(reports)}\n\nreports: {folder}/unlearn and {folder}/evaluate")
     print(f"the demo took {time.perf_counter() - start:.0f} s")

@@ -26,7 +26,7 @@ def comparison(reports: dict[str, Any]) -> str:
             **{title: _figure(figures[key]) for key, title in COLUMNS.items()},
             "seconds": f"{cost[name]:.2f}",
         }
-        for name, figures in evaluation["methods"].items()
+        for name, figures in ((name, evaluation["methods"][name]) for name in cost)
     ]
     floor = _figure(evaluation["noise_floor"])
     return "\n".join(

@@ -228,7 +228,9 @@ class LocalCluster:
         command += [f"--object-store-memory={self._object_store_bytes}", "--dashboard-agent-listen-port=0"]
         inherited = {name: value for name, value in os.environ.items() if name not in _FOREIGN_VARIABLES}
         # Whatever the node's processes leave in their temporary folder goes away with the cluster.
-        own = {"RAY_USAGE_STATS_ENABLED": "0", "TMPDIR": str(folder)}
+        # First on the path is this interpreter, so that a job's "python" is the one that its nodes run.
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+        own = {"RAY_USAGE_STATS_ENABLED": "0", "TMPDIR": str(folder), "PATH": path}
         with (folder / "output.txt").open("wb") as output:
             process = subprocess.Popen(
                 [*command, "--num-gpus=0", *options],

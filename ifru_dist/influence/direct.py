@@ -43,17 +43,18 @@ class DirectObjective:
         self._communicator, self._kernels = communicator, kernels
         self.positions = torch.nonzero(selected).flatten()
         self._block = make_block(shard, erased, self.positions, communicator)
-        self._start = _Examples(self._block, shard.embeddings, model, communicator, kernels)
+        self._start = self._examples(self._block, shard.embeddings)
         self._moves = torch.zeros(len(communicator.ownership.rank), dtype=torch.bool, device=erased.device)
         self._moves[communicator.all_gather(shard.rows[self.positions])] = True
         self._moving_plan, self._moving = self._moving_exchange()
+        self._moving_halo = index_of(self._block.plan.rows, len(self._moves))[self._moving_plan.rows]
 
     def linearise(self, embeddings: Tensor) -> tuple[Tensor, "DirectCurvature"]:
         """The residual and the Gauss-Newton matrix on the selected rows (m, d)."""
         if embeddings is self._shard.embeddings:
             return self.start_residual().values, DirectCurvature(self, self._start)
-        now = _Examples(self._block, embeddings, self._model, self._communicator, self._kernels)
-        return self._residual(self._block, self._start, now), DirectCurvature(self, now)
+        now = self._moved(embeddings)
+        return self._residual(self._start, now), DirectCurvature(self, now)
 
     def start_residual(self) -> RowValues:
         """The residual before the update: not zero only at the endpoints, all of which are selected."""
@@ -65,8 +66,7 @@ class DirectObjective:
 
     def end_residual(self, embeddings: Tensor) -> RowValues:
         """The residual after the update, on the selected rows and on all their neighbours."""
-        now = _Examples(self._block, embeddings, self._model, self._communicator, self._kernels)
-        inner = self._residual(self._block, self._start, now)
+        inner = self._residual(self._start, self._moved(embeddings))
         outside = torch.zeros(len(self._shard.rows), dtype=torch.bool, device=embeddings.device)
         outside[self._block.plan.send] = True
         outside[self.positions] = False
@@ -98,8 +98,20 @@ class DirectObjective:
         """(m, 1) factor of the L2 term of the kept examples on the selected rows."""
         return self._model.l2 * row_counts(self._block.indptr, ~self._block.erased).double()[:, None]
 
-    def _residual(self, block: Block, before: "_Examples", after: "_Examples") -> Tensor:
+    def _examples(self, block: Block, embeddings: Tensor) -> "_Examples":
+        """The examples of a block at the own rows' embeddings (n, d)."""
+        halo = self._communicator.gather_rows(block.plan, embeddings)
+        return _Examples(block, embeddings[block.positions], halo, self._model, self._kernels)
+
+    def _moved(self, embeddings: Tensor) -> "_Examples":
+        """The examples of the selected rows at moved embeddings (n, d); only rows that moved travel."""
+        rows, halo = embeddings[self.positions], self._start.halo.clone()
+        halo[self._moving_halo] = self._communicator.gather_rows(self._moving_plan, rows)
+        return _Examples(self._block, rows, halo, self._model, self._kernels)
+
+    def _residual(self, before: "_Examples", after: "_Examples") -> Tensor:
         """Gradient of all examples before minus that of the kept ones after, formed edge by edge."""
+        block = self._block
         data = self._kernels.weighted_difference(
             block.indptr, block.col, before.error, before.halo, after.error * block.kept, after.halo
         )
@@ -112,10 +124,7 @@ class DirectObjective:
     def _outer_residual(self, positions: Tensor, embeddings: Tensor) -> Tensor:
         """The residual (k, d) on rows that did not move, from their edges to rows that did."""
         block = make_block(self._shard, self._erased, positions, self._communicator, self._moves)
-        before, after = (
-            _Examples(block, values, self._model, self._communicator, self._kernels)
-            for values in (self._shard.embeddings, embeddings)
-        )
+        before, after = (self._examples(block, values) for values in (self._shard.embeddings, embeddings))
         return self._kernels.weighted_difference(
             block.indptr, block.col, before.error, before.halo, after.error, after.halo
         )
@@ -133,15 +142,11 @@ class DirectObjective:
 
 
 class _Examples:
-    """The examples of a block at some embeddings: both ends, scores' errors."""
+    """The examples of a block at some embeddings: both ends, scores, errors."""
 
-    def __init__(
-        self, block: Block, embeddings: Tensor, model: Model, communicator: Communicator, kernels: Kernels
-    ) -> None:
-        self.block, self.model = block, model
-        self.rows = embeddings[block.positions]
-        self.halo = communicator.gather_rows(block.plan, embeddings)
-        self.score = kernels.scores(block.indptr, block.col, self.rows, self.halo)
+    def __init__(self, block: Block, rows: Tensor, halo: Tensor, model: Model, kernels: Kernels) -> None:
+        self.block, self.rows, self.halo, self.model = block, rows, halo, model
+        self.score = kernels.scores(block.indptr, block.col, rows, halo)
         self.error = model.loss.error(self.score, block.label)
 
     def weight(self) -> Tensor:

@@ -55,8 +55,8 @@ class UnlearnConfig:
     """Anchored Gauss-Newton steps."""
     damping: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
     """c of Lambda = c * sqrt(degree): how strongly rows are held where little data holds them."""
-    tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """Relative residual at which conjugate gradients stop; the next Newton step corrects what a step left."""
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Relative residual at which the linear solve of a Newton step stops; the next step corrects what is left of it."""
     max_iterations: Annotated[int, Field(ge=1)] = 200
     """Conjugate gradient iterations per Newton step at most."""
     dry_run: bool = False

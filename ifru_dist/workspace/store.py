@@ -63,6 +63,19 @@ class Workspace:
         """SHA-256 of a version's manifest file."""
         return hashlib.sha256(self.manifest_path(version).read_bytes()).hexdigest()
 
+    def check_parent(self, manifest: Manifest) -> None:
+        """Raise WorkspaceError when the version before is not the one that this version was made from."""
+        before = manifest.version - 1
+        if (
+            manifest.parent is not None
+            and self.manifest_path(before).is_file()
+            and self.digest(before) != manifest.parent
+        ):
+            raise WorkspaceError(
+                f"{self.manifest_path(before)} is not the version that version {manifest.version} was made from: it was "
+                "altered; restore it from a backup"
+            )
+
     def verify(self, manifest: Manifest, *, content: bool = True) -> None:
         """Check that every file of a version is there and whole.
 

@@ -119,5 +119,6 @@ def open_version(workspace: Workspace, version: int | None = None, *, check_cont
         WorkspaceError: naming what is missing or damaged, and the remedy.
     """
     manifest = workspace.manifest(version)
+    workspace.check_parent(manifest)
     workspace.verify(manifest, content=check_content)
     return Version(workspace, manifest)

@@ -66,9 +66,9 @@ def request_file(path: Path, *rows: dict[str, Any]) -> Path:
 
 
 def tree(root: Path) -> dict[str, bytes | None]:
-    """Every folder (None) and file with its bytes below root; the lock file, which jobs write, is left out."""
+    """Every folder (None) and every file with its bytes below root, hidden ones included."""
     found = {path.relative_to(root).as_posix(): path for path in root.rglob("*")}
-    return {name: path.read_bytes() if path.is_file() else None for name, path in found.items() if name != "lock"}
+    return {name: path.read_bytes() if path.is_file() else None for name, path in found.items()}
 
 
 @contextmanager
