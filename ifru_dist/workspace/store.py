@@ -72,8 +72,8 @@ class Workspace:
             and self.digest(before) != manifest.parent
         ):
             raise WorkspaceError(
-                f"{self.manifest_path(before)} is not the version that version {manifest.version} was made from: it was "
-                "altered; restore it from a backup"
+                f"{self.manifest_path(before)} is not what version {manifest.version} was made from: it was altered; "
+                "restore it from a backup"
             )
 
     def verify(self, manifest: Manifest, *, content: bool = True) -> None:
