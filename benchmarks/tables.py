@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ifru_dist.evaluation.report import markdown_table
+from ifru_dist.evaluation.report import figure, markdown_table
 
 COLUMNS = {
     "auc": "test AUC",
@@ -23,12 +23,12 @@ def comparison(reports: dict[str, Any]) -> str:
     rows = [
         {
             "model": name,
-            **{title: _figure(figures[key]) for key, title in COLUMNS.items()},
+            **{title: figure(figures[key]) for key, title in COLUMNS.items()},
             "seconds": f"{cost[name]:.2f}",
         }
         for name, figures in ((name, evaluation["methods"][name]) for name in cost)
     ]
-    floor = _figure(evaluation["noise_floor"])
+    floor = figure(evaluation["noise_floor"])
     return "\n".join(
         [
             markdown_table(rows),
@@ -40,8 +40,3 @@ def comparison(reports: dict[str, Any]) -> str:
             f"training: {reports['train']['interactions_per_second']:,.0f} interactions per second",
         ]
     )
-
-
-def _figure(value: float | None) -> str:
-    """Four digits, or a dash where there is no figure."""
-    return "-" if value is None else f"{value:.4f}"

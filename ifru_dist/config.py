@@ -1,7 +1,6 @@
 """Validation of the jobs' configs: frozen dataclasses whose fields carry pydantic constraints."""
 
 from dataclasses import fields
-from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -17,28 +16,18 @@ def validated(config: ConfigT) -> ConfigT:
     Raises:
         ConfigError: naming each field, the value seen, and what is allowed.
     """
-    values = {field.name: getattr(config, field.name) for field in fields(config)}  # type: ignore[arg-type]
     try:
-        return TypeAdapter(type(config)).validate_python(values)
+        return TypeAdapter(type(config)).validate_python(as_dict(config))
     except ValidationError as error:
         raise ConfigError("; ".join(_problem(item) for item in error.errors())) from None
 
 
-def as_json(config: Any) -> dict[str, Any]:
-    """The resolved config as JSON values, to be written beside a job's output."""
-    return {field.name: _plain(getattr(config, field.name)) for field in fields(config)}
+def as_dict(config: Any) -> dict[str, Any]:
+    """The resolved config by field, to be written beside a job's output."""
+    return {field.name: getattr(config, field.name) for field in fields(config)}
 
 
 def _problem(item: Any) -> str:
     """One line of a validation error, in the words of the command line."""
     option = "--" + str(item["loc"][0]).replace("_", "-") if item["loc"] else "options"
     return f"{option} = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
-
-
-def _plain(value: Any) -> Any:
-    """Paths and tuples as JSON knows them."""
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
-    return value

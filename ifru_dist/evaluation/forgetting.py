@@ -77,8 +77,8 @@ def forgetting_figures(
     figures["retrained"] = {
         "logit_gap_erased": noise_floor(erased),
         "logit_gap_test": noise_floor(test),
-        "membership_auc": _mean([membership_auc(scores, labels) for scores in retrained]),
-        "logloss_erased": _mean([logloss(scores, labels.erased) for scores in erased]),
+        "membership_auc": mean_figure([membership_auc(scores, labels) for scores in retrained]),
+        "logloss_erased": mean_figure([logloss(scores, labels.erased) for scores in erased]),
     }
     return figures
 
@@ -101,7 +101,7 @@ def noise_floor(retrained: Sequence[Scores]) -> float | None:
     for left_out, scores in enumerate(retrained):
         others = [other for index, other in enumerate(retrained) if index != left_out]
         gaps.append(logit_gap(scores, np.mean(others, axis=0)))
-    return _mean(gaps)
+    return mean_figure(gaps)
 
 
 def membership_auc(scores: PairScores, labels: HeldLabels) -> float | None:
@@ -129,7 +129,7 @@ def _losses(scores: Scores, labels: NDArray[np.floating]) -> NDArray[np.float64]
     return np.logaddexp(0.0, np.where(labels > 0.5, -1.0, 1.0) * scores.astype(np.float64))
 
 
-def _mean(figures: Sequence[float | None]) -> float | None:
+def mean_figure(figures: Sequence[float | None]) -> float | None:
     """Mean of figures; None if one of them does not exist."""
     known = [figure for figure in figures if figure is not None]
     return float(np.mean(known)) if len(known) == len(figures) else None

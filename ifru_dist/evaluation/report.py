@@ -3,11 +3,14 @@
 import json
 import math
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ifru_dist.errors import ConfigError
 
 REPORT_NAME = "report.json"
 SUMMARY_NAME = "summary.md"
@@ -25,6 +28,27 @@ def write_report(folder: Path, report: Mapping[str, Any], summary: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / SUMMARY_NAME, summary.rstrip("\n") + "\n")
     _replace(folder / REPORT_NAME, text + "\n")
+
+
+def check_output(folder: Path | None) -> None:
+    """See that a folder that was asked for can be written, before a job does what it will report there.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"--output = {folder}: {error.strerror}: give a folder that can be written") from error
+
+
+def figure(value: float | None) -> str:
+    """Four digits, or a dash where there is no figure."""
+    return "-" if value is None else f"{value:.4f}"
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:

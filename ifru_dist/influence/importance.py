@@ -33,7 +33,7 @@ def select_rows(
     kernels: Kernels,
     *,
     hops: int,
-    row_budget: int | None,
+    row_budget: int,
 ) -> Tensor:
     """Mask (n,) of the own rows that the batch moves.
 
@@ -43,7 +43,7 @@ def select_rows(
         communicator: All workers make this call together.
         kernels: Edge loops.
         hops: How far from the endpoints rows may lie.
-        row_budget: Rows over all workers at most; the endpoints are in even when they are more. None: no limit.
+        row_budget: Rows over all workers at most; the endpoints are in even when they are more.
     """
     selected, emptied = endpoints(shard, erased)
     degrees = shard.degrees.double().clamp(min=1)
@@ -74,11 +74,9 @@ def _best(
     importance: Tensor,
     selected: Tensor,
     communicator: Communicator,
-    row_budget: int | None,
+    row_budget: int,
 ) -> Tensor:
     """Mask (n,) of the most important candidates within the budget; ties go to the lower global row."""
-    if row_budget is None:
-        return candidates
     count = communicator.all_reduce(selected.sum().double()[None])
     room = max(0, row_budget - int(count.item()))
     chosen = torch.nonzero(candidates).flatten()

@@ -1,4 +1,4 @@
-"""The edge loops compiled for one CPU thread: a worker is one process with one core, so there is nothing to share.
+"""The edge loops compiled for one CPU thread: a worker is one process with one core; more cores take more workers.
 
 Reassociation lets the compiler vectorise the dot products; it fixes one order for all rows when it compiles, so results
 do not depend on which rows a worker holds.

@@ -1,7 +1,8 @@
 """A prefetch instruction for compiled loops that read rows of a matrix in random order.
 
 The rows at the far ends of edges are too many for the caches and come in no order that the processor can guess. Asking
-for them some edges ahead hides the wait for memory; benchmarks/results has what that gains.
+for them some edges ahead hides the wait for memory: products on Book-Crossing (d = 48, float64) went from 8 to 18
+million edges a second on one core, and to 25 with float32.
 """
 
 from typing import Any

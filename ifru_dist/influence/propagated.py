@@ -14,7 +14,7 @@ from ifru_dist.influence.shard import Block, Shard, make_block, only_edges, row_
 from ifru_dist.models.base import Model
 
 
-class Propagation:
+class ShardedPropagation:
     """sum_k w_k A^k of row values (n, d), with A over the positive edges that a mask leaves."""
 
     def __init__(
@@ -60,7 +60,12 @@ class Propagation:
 
 
 def propagated_difference(
-    before: Propagation, first: Tensor, after: Propagation, second: Tensor, difference: Tensor, kernels: Kernels
+    before: ShardedPropagation,
+    first: Tensor,
+    after: ShardedPropagation,
+    second: Tensor,
+    difference: Tensor,
+    kernels: Kernels,
 ) -> Tensor:
     """P_before first - P_after second (n, d), every difference formed per edge; ``difference`` is first - second."""
     total = before.weights[0] * difference
@@ -95,7 +100,7 @@ class PropagatedObjective:
         positive = only_edges(self._block, self._block.label > 0.5)
         graphs = (torch.ones_like(positive.erased), ~positive.erased)
         self._before, self._after = (
-            Propagation(positive, present, model.layer_weights, communicator, kernels) for present in graphs
+            ShardedPropagation(positive, present, model.layer_weights, communicator, kernels) for present in graphs
         )
         self._kept_count = row_counts(self._block.indptr, ~erased).double()[:, None]
         self._start = self._outputs(self._before, shard.embeddings)
@@ -138,7 +143,7 @@ class PropagatedObjective:
         image = self._kernels.gauss_newton(block.indptr, block.col, block.col, weight, outputs, arriving, change, far)
         return (self._after.apply(image) + self._model.l2 * self._kept_count * spread)[self.positions]
 
-    def _outputs(self, propagation: Propagation, embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _outputs(self, propagation: ShardedPropagation, embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Outputs (n, d), far ends' outputs (h, d) and scores (e,)."""
         outputs = propagation.apply(embeddings)
         arriving = self._communicator.gather_rows(self._block.plan, outputs)

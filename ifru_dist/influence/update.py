@@ -30,7 +30,8 @@ class SolveOptions:
     """c of Lambda = c * sqrt(deg)."""
     newton_steps: int
     hops: int
-    row_budget: int | None
+    row_budget: int
+    """Rows over all workers at most; the endpoints are in even when they are more."""
     tolerance: float
     """Relative residual at which conjugate gradients stop."""
     max_iterations: int
@@ -110,7 +111,7 @@ def unlearn_batch(
         edges=counts[1],
         iterations=[solution.iterations for solution in solutions],
         relative_residual=last.relative_residual,
-        status=last.status if math.isfinite(rho) else "not_finite",
+        status=_worst_status(solutions) if math.isfinite(rho) else "not_finite",
         influence_residual=rho,
         seconds=clock.seconds,
         bytes_sent=communicator.bytes_sent - sent,
@@ -171,6 +172,13 @@ class _NewtonSolver:
     def _inner_products(self, positions: Tensor) -> InnerProducts:
         """Inner products over some of the own rows."""
         return InnerProducts(self._communicator, self._kernels, self._shard.partition[positions], self._partitions)
+
+
+def _worst_status(solutions: list[Solution]) -> Status:
+    """The status of the last step, unless an earlier one ended at its limit of iterations."""
+    if solutions[-1].status == "converged" and any(solution.status != "converged" for solution in solutions):
+        return "max_iterations"
+    return solutions[-1].status
 
 
 class _Clock:

@@ -35,10 +35,19 @@ class BinaryCrossEntropy:
         return torch.nn.functional.binary_cross_entropy_with_logits(score, label, reduction="none")
 
     def error(self, score: Tensor, label: Tensor) -> Tensor:
-        """Q - y, (n,)."""
-        return torch.sigmoid(score) - label
+        """First derivative q - y, (n,)."""
+        return _sigmoid(score) - label
 
     def curvature(self, score: Tensor, label: Tensor) -> Tensor:
-        """Q (1 - q), (n,); independent of the label."""
-        q = torch.sigmoid(score)
+        """Second derivative q (1 - q), (n,); independent of the label."""
+        q = _sigmoid(score)
         return q * (1 - q)
+
+
+def _sigmoid(score: Tensor) -> Tensor:
+    """1 / (1 + exp(-score)), (n,), the same bits wherever a score stands in the array.
+
+    ``torch.sigmoid`` rounds the last elements of an array differently from the others, so results would depend on how
+    examples are spread over workers.
+    """
+    return torch.exp(-score).add_(1).reciprocal_()

@@ -26,6 +26,9 @@ def run_command(config_class: type[ConfigT], pipeline: Callable[[ConfigT], int |
     except IfruError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:  # a full disk, a missing permission: nothing that a traceback would explain better
+        print(f"error: {error.strerror or error}: {error.filename or 'no file named'}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ifru_dist.config import as_json, validated
+from ifru_dist.config import as_dict, validated
 from ifru_dist.errors import ConfigError
-from ifru_dist.evaluation.forgetting import HeldLabels, PairScores, forgetting_figures
+from ifru_dist.evaluation.forgetting import HeldLabels, PairScores, forgetting_figures, mean_figure
 from ifru_dist.evaluation.ranking import touched_aucs
-from ifru_dist.evaluation.report import markdown_table, write_report
+from ifru_dist.evaluation.report import check_output, figure, markdown_table, write_report
 from ifru_dist.interactions import Interactions
 from ifru_dist.pipelines.progress import say
 from ifru_dist.pipelines.scoring import Scorer
@@ -47,10 +47,11 @@ def evaluate(config: EvaluateConfig) -> int:
         IfruError: no model, a damaged file, or nothing to compare.
     """
     config = validated(config)
+    check_output(config.output)
     workspace = Workspace(config.workspace)
     version = open_version(workspace, check_content=True)
-    report = _Evaluation(config, version).report()
     folder = config.output or workspace.root / "reports" / f"evaluate-{version.manifest.version:06d}"
+    report = _Evaluation(config, version).report()
     summary = evaluate_summary(report)
     write_report(folder, report, summary)
     print(f"{summary}\nreport: {folder}")
@@ -60,13 +61,13 @@ def evaluate(config: EvaluateConfig) -> int:
 def evaluate_summary(report: dict[str, Any]) -> str:
     """The report as a table."""
     rows = [
-        {"model": name, **{figure: figures[figure] for figure in FIGURES if figure in figures}}
+        {"model": name, **{key: figures[key] for key in FIGURES if key in figures}}
         for name, figures in report["methods"].items()
     ]
     lines = [f"version {report['version']}: {report['erased']} interactions erased since training", ""]
     lines.append(markdown_table(rows))
     if "noise_floor" in report:
-        lines += ["", f"noise floor of the logit gap on erased pairs: {_figure(report['noise_floor'])}"]
+        lines += ["", f"noise floor of the logit gap on erased pairs: {figure(report['noise_floor'])}"]
     return "\n".join(lines)
 
 
@@ -102,14 +103,14 @@ class _Evaluation:
             **methods["unlearned"],
             "methods": methods,
             **extra,
-            "config": as_json(self._config),
+            "config": as_dict(self._config),
         }
 
     def _compare(self, models: dict[str, PairScores], methods: dict[str, dict[str, Any]]) -> dict[str, Any]:
         """Train the references; adds the forgetting figures to ``methods``, returns those of all together."""
         retrained, seconds = self._references()
         aucs = [self._aucs(scores.test) for scores in retrained]
-        methods["retrained"] = {name: _mean([figures[name] for figures in aucs]) for name in aucs[0]}
+        methods["retrained"] = {name: mean_figure([figures[name] for figures in aucs]) for name in aucs[0]}
         labels = HeldLabels(
             erased=self._erased.labels,
             test=self._test.labels,
@@ -158,14 +159,3 @@ def _erased_since(version: Version, original: Version) -> Interactions:
     """The examples erased since the model was trained."""
     ids = np.setdiff1d(version.erased_ids(), original.erased_ids(), assume_unique=True)
     return version.all_examples().take(ids)
-
-
-def _mean(figures: list[float | None]) -> float | None:
-    """Mean of figures that all exist."""
-    known = [figure for figure in figures if figure is not None]
-    return float(np.mean(known)) if len(known) == len(figures) else None
-
-
-def _figure(value: float | None) -> str:
-    """Four digits, or a dash where there is no figure."""
-    return "-" if value is None else f"{value:.4f}"

@@ -22,9 +22,9 @@ def merged_update(version: Version, outcomes: Sequence[Outcome]) -> tuple[NDArra
     status = outcomes[0].status
     if status not in ("converged", "max_iterations"):
         raise SolveError(f"the solver ended with {status}: {REMEDIES[status]}; nothing was committed")
-    emptied = np.sort(np.concatenate([outcome.emptied.cpu().numpy() for outcome in outcomes]))
-    rows = np.concatenate([*(outcome.rows.cpu().numpy() for outcome in outcomes), emptied])
-    moved = [outcome.values.float().cpu().numpy() for outcome in outcomes]
+    emptied = np.sort(np.concatenate([outcome.emptied.numpy() for outcome in outcomes]))
+    rows = np.concatenate([*(outcome.rows.numpy() for outcome in outcomes), emptied])
+    moved = [outcome.values.float().numpy() for outcome in outcomes]
     values = np.concatenate([*moved, _reset_values(version, emptied)])
     if not np.isfinite(values).all():
         raise SolveError(f"the update is not finite: {REMEDIES['not_finite']}; nothing was committed")

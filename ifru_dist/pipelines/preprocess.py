@@ -3,23 +3,24 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.dask import ray_dask_get
 
-from ifru_dist.config import as_json
-from ifru_dist.evaluation.report import write_report
+from ifru_dist.config import as_dict
+from ifru_dist.errors import GangError
+from ifru_dist.evaluation.report import check_output, write_report
 from ifru_dist.ingest.options import PrepareOptions
 from ifru_dist.ingest.preparing import Prepared, prepare
 from ifru_dist.ingest.reading import Scheduler
 from ifru_dist.pipelines.progress import say
-from ifru_dist.pipelines.ray_session import ray_session
+from ifru_dist.pipelines.ray_session import first_line, ray_session
 from ifru_dist.workspace.dataset import require_unused, write_dataset
-from ifru_dist.workspace.keys import create_key
+from ifru_dist.workspace.keys import create_key, fingerprint
 from ifru_dist.workspace.store import Workspace
 
 
@@ -50,16 +51,19 @@ def preprocess(config: PreprocessConfig) -> None:
         WorkspaceError: the folder holds a workspace already, or another job is using it.
     """
     config.check()
+    check_output(config.output)
     start = time.perf_counter()
     workspace = Workspace(config.workspace)
     with workspace.lock("preprocess"):
         require_unused(workspace)
-        create_key(config.key_file or workspace.default_key_file)
+        key = create_key(config.key_file or workspace.default_key_file)
         quarantine = config.quarantine or workspace.root / "quarantine" / "rows.parquet"
         with _scheduler(config.scheduler) as scheduler:
             prepared = prepare(config, scheduler, quarantine, say)
         writing = time.perf_counter()
-        version = write_dataset(workspace, prepared.dataset, config.partitions).version
+        version = write_dataset(
+            workspace, replace(prepared.dataset, key_fingerprint=fingerprint(key)), config.partitions
+        ).version
         end = time.perf_counter()
     seconds = {**prepared.seconds, "write": end - writing, "total": end - start}
     report = {
@@ -70,7 +74,7 @@ def preprocess(config: PreprocessConfig) -> None:
         "quarantine_file": str(quarantine),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "rows_per_second": round(prepared.counts["rows_read"] / seconds["total"]),
-        "config": as_json(config),
+        "config": as_dict(config),
     }
     folder = config.output or workspace.root / "reports" / f"preprocess-{version:06d}"
     summary = _summary(prepared, report)
@@ -116,3 +120,7 @@ def _on_ray(*args: Any, **kwargs: Any) -> Any:
         return ray_dask_get(*args, **kwargs)
     except RayTaskError as error:
         raise error.cause from None
+    except RayError as error:
+        raise GangError(
+            f"Ray failed while preprocessing ({first_line(error)}): look at the cluster, run it again"
+        ) from error

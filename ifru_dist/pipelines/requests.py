@@ -33,7 +33,7 @@ class Request:
         """What the request names, for a message to the one who sent it."""
         named = [f"user {self.user!r}"] if self.user is not None else []
         named += [f"item {self.item!r}"] if self.item is not None else []
-        return f"{self.scope} {' and '.join(named)}"
+        return " and ".join(named)
 
 
 def read_requests(path: Path) -> list[Request]:

@@ -47,7 +47,7 @@ class Router:
             request.request_id or keyed_digest(key, "request", epoch, digest.hex()).hex()[:32]
             for request, digest in zip(requests, self._digests, strict=True)
         ]
-        self._refused = self._refusals()
+        self._repeated = self._repeats()
         self.targets = self._targets(version)
 
     @property
@@ -61,7 +61,7 @@ class Router:
         example = np.concatenate([np.empty(0, np.int64), *(part.example for part in found)])
         pairs = np.concatenate([np.empty((0, 2), np.int64), *(part.pairs for part in found)])
         counts = np.bincount(request, minlength=len(self._requests))
-        entries = [self._entry(position, int(count)) for position, count in enumerate(counts)]
+        entries = [self._entry(position, counts) for position in range(len(self._requests))]
         examples, first = np.unique(example, return_index=True)
         applied = [position for position, entry in enumerate(entries) if entry.status == "applied"]
         return Routed(
@@ -71,22 +71,15 @@ class Router:
             suppressed=sorted({self._digests[position] for position in applied}),
         )
 
-    def _refusals(self) -> dict[int, tuple[Status, str]]:
-        """Requests that are settled before any lookup: asked before, asked twice, or an id used for two things."""
-        refused: dict[int, tuple[Status, str]] = {}
-        seen: dict[str, bytes] = dict(self._ledger.digest_of)
-        contents: set[bytes] = set()
-        for position, (request_id, digest) in enumerate(zip(self._ids, self._digests, strict=True)):
-            known = seen.setdefault(request_id, digest)
-            if known != digest:
-                refused[position] = ("rejected", "its request_id was used before for something else")
-                continue  # the same deletion under an id of its own is still to be done
-            if request_id in self._ledger.digest_of:
-                refused[position] = ("duplicate", "a request with this id was applied before")
-            elif digest in contents:
-                refused[position] = ("duplicate", "the same deletion stands earlier in the file")
-            contents.add(digest)
-        return refused
+    def _repeats(self) -> dict[int, int]:
+        """Requests that say what an earlier one of the file says, with the position of that one."""
+        first: dict[bytes, int] = {}
+        earlier = {position: first.setdefault(digest, position) for position, digest in enumerate(self._digests)}
+        return {position: origin for position, origin in earlier.items() if position != origin}
+
+    def _applied_before(self, position: int) -> bool:
+        """Whether this request was applied in an earlier batch. An id may stand for several deletions of one ticket."""
+        return (self._ids[position], self._digests[position]) in self._ledger.applied
 
     def _targets(self, version: Version) -> Targets:
         """The rows that the open requests name, -1 where nothing is named or the id is unknown."""
@@ -96,34 +89,42 @@ class Router:
         unknown = np.zeros(len(self._requests), dtype=bool)
         for position, request in enumerate(self._requests):
             unknown[position] = (
-                position in self._refused
+                position in self._repeated
+                or self._applied_before(position)
                 or (request.user is not None and user[position] < 0)
                 or (request.item is not None and item[position] < 0)
             )
         self._unknown = unknown
         return Targets(user=np.where(unknown, -1, user), item=np.where(unknown, -1, item))
 
-    def _entry(self, position: int, interactions: int) -> LedgerEntry:
-        """What becomes of one request, given how many examples were found for it."""
-        status, reason = self._outcome(position, interactions)
+    def _entry(self, position: int, counts: NDArray[np.int64]) -> LedgerEntry:
+        """What becomes of one request, given how many examples were found for each."""
+        status, reason = self._outcome(position, counts)
         return LedgerEntry(
             request_id=self._ids[position],
             scope=self._requests[position].scope,
             digest=self._digests[position],
             status=status,
-            interactions=interactions,
+            interactions=int(counts[position]),
             reason=reason,
         )
 
-    def _outcome(self, position: int, interactions: int) -> tuple[Status, str]:
+    def _outcome(self, position: int, counts: NDArray[np.int64]) -> tuple[Status, str]:
         """Status and reason of one request."""
-        if position in self._refused:
-            return self._refused[position]
-        if interactions > 0:
+        if position in self._repeated:
+            status, reason = self._outcome(self._repeated[position], counts)
+            return (
+                ("duplicate", "the same deletion stands earlier in the file")
+                if status == "applied"
+                else (status, reason)
+            )
+        if self._applied_before(position):
+            return "duplicate", "this request was applied before"
+        if counts[position] > 0:
             return "applied", ""
         request = self._requests[position]
         if self._ledger.was_erased(self._key, request.scope, request.user, request.item):
-            return "duplicate", "this was erased before"
+            return "duplicate", "this, or its whole user or item, was erased before"
         if self._unknown[position]:
             return "not_found", "its user or item has no training data"
         return "not_found", "no training interaction matches"

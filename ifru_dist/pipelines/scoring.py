@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ifru_dist.evaluation.predict import score_interactions
 from ifru_dist.evaluation.ranking import auc
 from ifru_dist.interactions import Interactions
 from ifru_dist.models.factory import build_model
+from ifru_dist.models.predict import score_interactions
 from ifru_dist.models.propagation import Propagation
 from ifru_dist.models.spec import ModelSpec
 

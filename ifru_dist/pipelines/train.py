@@ -9,9 +9,9 @@ import tyro
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ifru_dist.config import as_json, validated
+from ifru_dist.config import as_dict, validated
 from ifru_dist.errors import ConfigError
-from ifru_dist.evaluation.report import write_report
+from ifru_dist.evaluation.report import check_output, figure, write_report
 from ifru_dist.models.spec import ModelSpec
 from ifru_dist.pipelines.progress import say
 from ifru_dist.pipelines.scoring import Scorer
@@ -53,6 +53,8 @@ class TrainConfig:
     """Seed of initialisation and shuffling."""
     from_file: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """Embeddings trained elsewhere: npz or safetensors with user, user_ids, item and item_ids (docs/formats.md)."""
+    without_erased: bool = False
+    """With --from: the file was trained without what this workspace has erased."""
     output: Path | None = None
     """Where the report goes; default: WORKSPACE/reports/train-VERSION."""
 
@@ -64,6 +66,7 @@ def train(config: TrainConfig) -> int:
         IfruError: nothing was committed.
     """
     config = validated(config)
+    check_output(config.output)
     workspace = Workspace(config.workspace)
     workspace.manifest()  # before the lock, which would make the folder
     with workspace.lock("train"):
@@ -81,7 +84,7 @@ def train(config: TrainConfig) -> int:
         "valid_auc": scorer.auc(version.held_out("valid")),
         "test_auc": scorer.auc(version.held_out("test")),
         **figures,
-        "config": as_json(config),
+        "config": as_dict(config),
     }
     folder = config.output or workspace.root / "reports" / f"train-{number:06d}"
     write_report(folder, report, _summary(report))
@@ -102,6 +105,12 @@ def _fitted(config: TrainConfig, version: Version) -> tuple[NewModel, dict[str, 
 def _imported(config: TrainConfig, version: Version) -> tuple[NewModel, dict[str, Any]]:
     """Take embeddings from a file."""
     assert config.from_file is not None
+    if version.manifest.n_erased and not config.without_erased:
+        raise ConfigError(
+            f"--from = {config.from_file}: this workspace has erased {version.manifest.n_erased} interactions, which "
+            "embeddings trained on them would bring back: import embeddings that were trained without them and say so "
+            "with --without-erased, or train anew here"
+        )
     tables = {name: version.ids(table).to_numpy(zero_copy_only=False) for table, name in enumerate(TABLES)}
     imported = load_embeddings(config.from_file, tables)
     dim = imported.embeddings.shape[1]
@@ -151,7 +160,7 @@ def _summary(report: dict[str, Any]) -> str:
     lines = [
         f"version {report['version_before']} -> {report['version_after']}: {report['source']} "
         f"{report['model']['name']}, {report['model']['dim']} dimensions",
-        f"AUC: validation {_figure(report['valid_auc'])}, test {_figure(report['test_auc'])}",
+        f"AUC: validation {figure(report['valid_auc'])}, test {figure(report['test_auc'])}",
     ]
     if report["source"] == "trained":
         lines.append(
@@ -159,8 +168,3 @@ def _summary(report: dict[str, Any]) -> str:
             f"{report['interactions_per_second']:,.0f} interactions per second"
         )
     return "\n".join(lines)
-
-
-def _figure(value: float | None) -> str:
-    """Four digits, or a dash where there is no figure."""
-    return "-" if value is None else f"{value:.4f}"

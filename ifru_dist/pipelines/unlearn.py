@@ -13,7 +13,7 @@ from pydantic import Field
 
 from ifru_dist.config import validated
 from ifru_dist.errors import GuardError, InputError
-from ifru_dist.evaluation.report import write_report
+from ifru_dist.evaluation.report import check_output, write_report
 from ifru_dist.influence.damping import DEFAULT_DAMPING
 from ifru_dist.influence.update import Outcome, SolveOptions
 from ifru_dist.pipelines.merging import merged_update
@@ -43,12 +43,10 @@ class UnlearnConfig:
     """Parquet, CSV or JSON lines: columns user, item, optionally scope (interaction, user or item) and request_id."""
     workers: Annotated[int, Field(ge=1)] = 2
     """Shard actors that solve together."""
-    cpus_per_worker: Annotated[int, Field(ge=1)] = 1
-    """CPUs that Ray reserves for each worker."""
     gpus_per_worker: Literal[0, 1] = 0
     """1: each worker computes on a GPU of its own."""
     hops: Annotated[int, Field(ge=0, le=3)] = 1
-    """How far from the erased endpoints rows may move."""
+    """How far from the erased endpoints rows may move; counts only with a --row-budget."""
     row_budget: Annotated[int, Field(ge=0)] = 0
     """Rows that may move at most. The erased endpoints always may, so with 0 only they do."""
     newton_steps: Annotated[int, Field(ge=1)] = 2
@@ -86,12 +84,14 @@ def unlearn(config: UnlearnConfig) -> int:
     Raises:
         IfruError: nothing was committed, and the workspace is as it was.
     """
+    started = time.perf_counter()
     config = validated(config)
+    check_output(config.output)
     requests = read_requests(config.requests)
     workspace = Workspace(config.workspace)
     workspace.manifest()  # before the lock, which would make the folder
     with nullcontext() if config.dry_run else workspace.lock("unlearn"):
-        result = _UnlearnJob(config, requests, open_version(workspace, check_content=True)).run()
+        result = _UnlearnJob(config, requests, open_version(workspace, check_content=True), started).run()
     if config.dry_run:
         print(dry_run_summary(result, requests))
         return 0
@@ -111,14 +111,14 @@ def _report_name(result: BatchResult) -> str:
 class _UnlearnJob:
     """One batch against one version."""
 
-    def __init__(self, config: UnlearnConfig, requests: list[Request], version: Version) -> None:
+    def __init__(self, config: UnlearnConfig, requests: list[Request], version: Version, started: float) -> None:
         self._config, self._version, self._requests = config, version, requests
-        self._started = time.perf_counter()
+        self._started = started
         self._seconds: dict[str, float] = {}
         self._failures: list[str] = []
         manifest, root = version.manifest, version.workspace.root
         version.model  # noqa: B018  a workspace without a model is refused before anything starts
-        key = load_key(config.key_file or version.workspace.default_key_file)
+        key = load_key(config.key_file or version.workspace.default_key_file, manifest.key_fingerprint)
         ledger = read_ledger(root, manifest.requests, manifest.suppression)
         self._router = Router(version, ledger, key, requests)
         self._options = SolveOptions(
@@ -166,15 +166,14 @@ class _UnlearnJob:
             owned=tuple(tuple(partitions) for partitions in owned),
             rank=0,
             device="cuda" if config.gpus_per_worker else "cpu",
-            threads=config.cpus_per_worker,
+            threads=1,
             timeout_s=config.collective_timeout_s,
         )
         options = GangOptions(
-            cpus_per_worker=config.cpus_per_worker,
             gpus_per_worker=config.gpus_per_worker,
             start_timeout_s=config.start_timeout_s,
         )
-        with ray_session(config.workers * config.cpus_per_worker):
+        with ray_session(config.workers):
             return with_gang(
                 plans_for(plan),
                 options,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ifru_dist.config import as_json
+from ifru_dist.config import as_dict
 from ifru_dist.influence.cg import REMEDIES
 from ifru_dist.influence.update import Outcome, SolveOptions
 from ifru_dist.pipelines.requests import Request
@@ -59,7 +59,7 @@ def unlearn_report(result: BatchResult, config: Any) -> dict[str, Any]:
             "job": seconds["job"],
         },
         "failed_attempts": result.failed_attempts,
-        "config": as_json(config),
+        "config": as_dict(config),
     }
 
 

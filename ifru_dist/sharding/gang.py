@@ -1,8 +1,8 @@
 """The gang: Ray actors that solve together, torn down as a whole when one fails, and rebuilt for another attempt."""
 
+import contextlib
 import socket
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -39,7 +39,7 @@ class _ShardActor:
 
     def rendezvous(self) -> str:
         """A free ``host:port`` on this node, for the process group's store."""
-        with closing(socket.socket()) as probe:
+        with contextlib.closing(socket.socket()) as probe:
             probe.bind(("", 0))
             return f"{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"  # type: ignore[no-untyped-call]
 
@@ -60,6 +60,7 @@ class Gang:
         """
         self._options = options
         _check_resources(len(plans), options)
+        self._actors: list[Any] = []
         self._group = _reserve(len(plans), options)
         try:
             strategy = PlacementGroupSchedulingStrategy(placement_group=self._group)
@@ -69,7 +70,7 @@ class Gang:
                 max_restarts=0,
                 scheduling_strategy=strategy,
             )(_ShardActor)
-            self._actors: list[Any] = [actor.remote() for _ in plans]
+            self._actors = [actor.remote() for _ in plans]
             self._get([actor.load.remote(plan) for actor, plan in zip(self._actors, plans, strict=True)])
             address = self._get(self._actors[0].rendezvous.remote())
             self.call("connect", address)
@@ -90,9 +91,10 @@ class Gang:
 
     def close(self) -> None:
         """Kill the actors and give their place back."""
-        for actor in getattr(self, "_actors", []):
-            ray.kill(actor, no_restart=True)
-        remove_placement_group(self._group)
+        with contextlib.suppress(ray.exceptions.RayError):  # a cluster that is gone has killed them itself
+            for actor in self._actors:
+                ray.kill(actor, no_restart=True)
+            remove_placement_group(self._group)
 
     def __enter__(self) -> Self:
         """The gang itself."""
@@ -112,7 +114,9 @@ class Gang:
             if isinstance(error.cause, IfruError):
                 raise error.cause from None
             raise _AttemptError(f"a worker failed: {_last_line(error)}") from error
-        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
+        except ray.exceptions.GetTimeoutError as error:
+            raise _AttemptError(f"the workers did not answer within {self._options.batch_timeout_s:g} s") from error
+        except ray.exceptions.RayError as error:
             raise _AttemptError(f"a worker was lost: {_last_line(error)}") from error
 
 
@@ -155,17 +159,24 @@ def plans_for(plan: WorkerPlan) -> list[WorkerPlan]:
 
 
 def _check_resources(workers: int, options: GangOptions) -> None:
-    """Refuse what no node of the cluster can ever give."""
-    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    for name, option, each in (
-        ("GPU", "--gpus-per-worker", options.gpus_per_worker),
-        ("CPU", "--cpus-per-worker", options.cpus_per_worker),
-    ):
-        if each * workers > total.get(name, 0):
-            raise ConfigError(
-                f"{option} = {each:g} with --workers = {workers}: the cluster has {total.get(name, 0):g} {name}s in "
-                f"all: ask for less, or add nodes"
-            )
+    """Refuse what the nodes of the cluster cannot give even when nobody else uses them."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    each = {"CPU": options.cpus_per_worker, "GPU": options.gpus_per_worker}
+    room = sum(_fitting(node, each) for node in nodes)
+    if room < workers:
+        total = {name: sum(node.get(name, 0.0) for node in nodes) for name in each}
+        option = "--gpus-per-worker" if total["GPU"] < each["GPU"] * workers else "--workers"
+        value = each["GPU"] if option == "--gpus-per-worker" else workers
+        raise ConfigError(
+            f"{option} = {value:g}: {workers} workers with {each['CPU']:g} CPU and {each['GPU']:g} GPU each do not fit "
+            f"on the cluster's {len(nodes)} node(s) with {total['CPU']:g} CPUs and {total['GPU']:g} GPUs in all: ask "
+            "for less, or add nodes"
+        )
+
+
+def _fitting(node: dict[str, float], each: dict[str, float]) -> int:
+    """How many workers fit on a node."""
+    return min(int(node.get(name, 0.0) // need) for name, need in each.items() if need > 0)
 
 
 def _reserve(workers: int, options: GangOptions) -> PlacementGroup:

@@ -4,7 +4,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -139,7 +139,8 @@ class Worker:
             self._shard, erased, self._model, self._communicator, self._kernels, options, self._layout.partitions
         )
         outcome.seconds["worker"] = time.perf_counter() - start
-        return outcome
+        # To the host: the coordinator's machine may have no GPU.
+        return replace(outcome, rows=outcome.rows.cpu(), values=outcome.values.cpu(), emptied=outcome.emptied.cpu())
 
 
 def load_shard(version: Version, partitions: Sequence[int], device: torch.device) -> Shard:

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ifru_dist.models.base import Model
+from ifru_dist.models.predict import score_interactions
 from ifru_dist.models.propagation import Propagation
-
-_SCORED_AT_ONCE = 1 << 16
 
 
 class Trainer:
@@ -63,9 +62,4 @@ class Trainer:
 
     def scores(self, rows: NDArray[np.int64]) -> NDArray[np.floating]:
         """Scores (n,) of row pairs (n, 2) by the current embeddings."""
-        propagated = self._propagation.apply(self._embeddings)
-        chunks = [
-            self._model.score(propagated[torch.tensor(rows[start : start + _SCORED_AT_ONCE])]).numpy()
-            for start in range(0, len(rows), _SCORED_AT_ONCE)
-        ]
-        return np.concatenate(chunks)
+        return score_interactions(self._model, self._propagation.apply(self._embeddings), rows)

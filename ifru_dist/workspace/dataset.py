@@ -30,6 +30,8 @@ class Dataset:
     """In a fixed order: the position is the example's id."""
     valid: Interactions
     test: Interactions
+    key_fingerprint: str | None = None
+    """Of the key of the audit digests."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Counts for the manifest."""
 
@@ -55,6 +57,7 @@ def write_dataset(workspace: Workspace, data: Dataset, partitions: int) -> Manif
         parent=None,
         kind="preprocess",
         created=utc_now(),
+        key_fingerprint=data.key_fingerprint,
         epoch=1,
         layout=layout,
         ids=tuple(write_table(root, f"ids/{name}", {"id": ids}) for name, ids in zip(TABLES, data.ids, strict=True)),

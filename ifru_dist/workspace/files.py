@@ -95,6 +95,13 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder durably; its parent may be missing, too."""
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        sync_folder(folder.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -107,7 +114,7 @@ def sync_folder(folder: Path) -> None:
 def _place(root: Path, stem: str, suffix: str, write: Callable[[Path], None]) -> FileEntry:
     """Write a file aside, sync it, and rename it to its content's name."""
     folder = (root / stem).parent
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     aside = folder / f".writing-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         write(aside)

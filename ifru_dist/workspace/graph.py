@@ -42,21 +42,10 @@ class Incidence:
         """Edges of each row, (n,)."""
         return np.diff(self.indptr)
 
-    def edge_rows(self) -> NDArray[np.int64]:
-        """Position in ``rows`` of each edge, (edges,)."""
-        return np.repeat(np.arange(len(self.rows)), self.degrees)
-
     def keep_edges(self, keep: NDArray[np.bool_]) -> "Incidence":
         """The same rows with only the edges that a mask (edges,) selects."""
         counts = np.concatenate([[0], np.cumsum(keep, dtype=np.int64)])
         return Incidence(self.rows, counts[self.indptr], self.other[keep], self.label[keep], self.example[keep])
-
-    def take(self, positions: NDArray[np.int64]) -> "Incidence":
-        """The rows at some positions, with their edges."""
-        degrees = self.degrees[positions]
-        indptr = np.concatenate([[0], np.cumsum(degrees, dtype=np.int64)])
-        edges = np.repeat(self.indptr[positions] - indptr[:-1], degrees) + np.arange(indptr[-1])
-        return Incidence(self.rows[positions], indptr, self.other[edges], self.label[edges], self.example[edges])
 
 
 def write_graph(

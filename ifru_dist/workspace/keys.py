@@ -32,11 +32,20 @@ def create_key(path: Path) -> bytes:
     return load_key(path)
 
 
-def load_key(path: Path) -> bytes:
+def fingerprint(key: bytes) -> str:
+    """What a workspace keeps to know its key again; it tells nothing of the key."""
+    return keyed_digest(key, "fingerprint").hex()
+
+
+def load_key(path: Path, expected: str | None = None) -> bytes:
     """Read a key file.
 
+    Args:
+        path: The file.
+        expected: Fingerprint of the workspace's key; None: not compared.
+
     Raises:
-        WorkspaceError: it is missing or holds no key of the right length.
+        WorkspaceError: it is missing, holds no key of the right length, or another workspace's key.
     """
     try:
         key = bytes.fromhex(path.read_text().strip())
@@ -49,6 +58,11 @@ def load_key(path: Path) -> bytes:
         key = b""
     if len(key) != KEY_BYTES:
         raise WorkspaceError(f"key file {path} holds no {KEY_BYTES}-byte key in hex: restore it")
+    if expected is not None and fingerprint(key) != expected:
+        raise WorkspaceError(
+            f"key file {path} holds another key than the workspace was made with: restore it, or name its place with "
+            "--key-file; with another key earlier erasures would not be known again"
+        )
     return key
 
 

@@ -32,8 +32,8 @@ class LedgerEntry:
 class Ledger:
     """All entries of a version and everything that was ever erased, as keyed digests."""
 
-    digest_of: dict[str, bytes]
-    """Content digest by request id, of applied requests."""
+    applied: frozenset[tuple[str, bytes]]
+    """Request id and content digest of every applied request."""
     suppressed: frozenset[bytes]
 
     def was_erased(self, key: bytes, scope: Scope, user: str | None, item: str | None) -> bool:
@@ -44,15 +44,15 @@ class Ledger:
 
 def read_ledger(root: Path, requests: Sequence[FileEntry], suppression: Sequence[FileEntry]) -> Ledger:
     """Read the ledger and suppression files of a version."""
-    digests: dict[str, bytes] = {}
+    applied: set[tuple[str, bytes]] = set()
     for entry in requests:
         table = open_arrow(root, entry).read_all()
         columns = [table.column(name).to_pylist() for name in ("request_id", "digest", "status")]
-        digests.update({name: digest for name, digest, status in zip(*columns, strict=True) if status == "applied"})
+        applied.update((name, digest) for name, digest, status in zip(*columns, strict=True) if status == "applied")
     suppressed: set[bytes] = set()
     for entry in suppression:
         suppressed.update(open_arrow(root, entry).read_all().column("digest").to_pylist())
-    return Ledger(digests, frozenset(suppressed))
+    return Ledger(frozenset(applied), frozenset(suppressed))
 
 
 def write_requests(root: Path, entries: Sequence[LedgerEntry], version: int) -> FileEntry:

@@ -43,6 +43,8 @@ class Manifest:
     """The job that made the version: preprocess, train or unlearn."""
     created: str
     """UTC time, ISO 8601."""
+    key_fingerprint: str | None
+    """By which the workspace knows the key of its audit digests."""
     epoch: int
     """Data epoch: grows when interactions are added, not when they are erased."""
     layout: Layout

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ifru_dist.errors import VersionConflictError, WorkspaceBusyError, WorkspaceError
-from ifru_dist.workspace.files import check_content, check_size, sync_folder
+from ifru_dist.workspace.files import check_content, check_size, make_folder, sync_folder
 from ifru_dist.workspace.manifest import Manifest, decode, encode
 
 
@@ -38,7 +38,7 @@ class Workspace:
         """Numbers of the versions, ascending; empty where no workspace is."""
         if not self.versions_folder.is_dir():
             return []
-        return sorted(int(path.stem) for path in self.versions_folder.glob("[0-9]*.json"))
+        return sorted(int(path.stem) for path in self.versions_folder.glob("*.json") if path.stem.isdecimal())
 
     def manifest_path(self, version: int) -> Path:
         """File of one version's manifest."""
@@ -96,7 +96,7 @@ class Workspace:
         Raises:
             VersionConflictError: another writer made this version first.
         """
-        self.versions_folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.versions_folder)
         aside = self.versions_folder / f".writing-{os.getpid()}-{secrets.token_hex(4)}"
         try:
             with aside.open("wb") as file:
@@ -129,6 +129,10 @@ class Workspace:
                 raise WorkspaceBusyError(
                     f"{self.root} is in use by {_holder(file.read())}: wait until it ends, or stop it"
                 ) from None
+            except OSError as error:
+                raise WorkspaceError(
+                    f"{self.root} cannot be locked ({error}): its file system needs flock, as NFS 4 and local ones have"
+                ) from error
             file.truncate(0)
             json.dump({"job": job, "host": socket.gethostname(), "pid": os.getpid(), "since": utc_now()}, file)
             file.flush()

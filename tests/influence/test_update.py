@@ -24,7 +24,7 @@ def options(**changes: object) -> SolveOptions:
         "damping": 0.3,
         "newton_steps": 2,
         "hops": 0,
-        "row_budget": None,
+        "row_budget": 10**6,
         "tolerance": 1e-13,
         "max_iterations": 500,
         "product_dtype": torch.float64,

@@ -15,7 +15,8 @@ from ifru_dist.interactions import Interactions
 from ifru_dist.models.spec import ModelSpec
 from ifru_dist.pipelines import unlearn as pipeline
 from ifru_dist.sharding.worker import Worker, WorkerPlan
-from ifru_dist.workspace.version import Version
+from ifru_dist.workspace.store import Workspace
+from ifru_dist.workspace.version import Version, open_version
 from tests.workspace.datasets import random_interactions
 from tests.workspaces import item_id, make_workspace, user_id
 
@@ -32,6 +33,10 @@ def small_interactions(n_pairs: int = 300) -> Interactions:
     loner = np.array([[LONER, SIZES[0]]])
     labels = np.concatenate([drawn.labels, drawn.labels[:20], [1.0]]).astype(np.float32)
     return Interactions(np.concatenate([rows, twice, loner]), labels)
+
+
+BUSY = int(np.bincount(small_interactions().rows[:, 0]).argmax())
+"""The user with the most interactions."""
 
 
 def small_workspace(root: Path, *, partitions: int = 7, embeddings: np.ndarray | None = None, **spec: Any) -> Version:
@@ -105,3 +110,12 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(pipeline, "ray_session", no_session)
     monkeypatch.setattr(pipeline, "with_gang", with_worker)
+
+
+def erase(root: Path, *rows: dict[str, Any]) -> Version:
+    """Unlearn a batch in this process; returns the version after it."""
+    path = request_file(root.with_suffix(".parquet"), *rows)
+    with pytest.MonkeyPatch.context() as patch, one_torch_thread():
+        without_ray(patch)
+        pipeline.unlearn(pipeline.UnlearnConfig(workspace=root, requests=path, workers=1))
+    return open_version(Workspace(root))

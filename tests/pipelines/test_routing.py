@@ -18,13 +18,13 @@ from ifru_dist.workspace.keys import load_key
 from ifru_dist.workspace.ledger import Ledger, read_ledger
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import Version, open_version
-from tests.pipelines.small import SIZES, one_torch_thread, pair, small_interactions, small_workspace
+from tests.pipelines.small import BUSY, SIZES, one_torch_thread, pair, small_interactions, small_workspace
 from tests.pipelines.small import whole_item as item_row
 from tests.pipelines.small import whole_user as user_row
 from tests.sharding.gangs import plans
 from tests.workspace.datasets import erasure, random_dataset, random_embeddings, trained_workspace
 
-NONE_YET = Ledger({}, frozenset())
+NONE_YET = Ledger(frozenset(), frozenset())
 ROWS = small_interactions().rows
 
 
@@ -132,7 +132,7 @@ def test_workers_find_what_a_naive_search_finds(
 
 @pytest.mark.parametrize("workers", [1, 3, 7])
 def test_the_batch_does_not_depend_on_the_number_of_workers(version: Version, workers: int) -> None:
-    requests = [ask(user_row(3)), ask(pair(ONCE)), ask(item_row(2)), ask(pair(TWICE))]
+    requests = [ask(user_row(BUSY)), ask(pair(ONCE)), ask(item_row(2)), ask(pair(TWICE))]
     routed, single = route(version, requests, workers=workers), route(version, requests, workers=1)
     assert routed.examples.tolist() == single.examples.tolist()
     assert routed.pairs.tolist() == single.pairs.tolist()
@@ -227,7 +227,7 @@ def test_requests_that_come_again(tmp_path: Path) -> None:
     version = small_workspace(tmp_path / "ws")
     first = [ask(pair(TWICE), "a"), ask(pair(ONCE))]
     later, ledger = erase(version, route(version, first))
-    again = route(later, [*first, ask(user_row(3), "a")], ledger)
+    again = route(later, [*first, ask(user_row(BUSY), "a")], ledger)
     assert [(entry.status, entry.reason) for entry in again.entries] == [
         ("duplicate", "a request with this id was applied before"),
         ("duplicate", "a request with this id was applied before"),
@@ -265,7 +265,7 @@ def test_a_request_that_found_nothing_may_come_again(tmp_path: Path) -> None:
 
 def test_a_user_whose_interactions_went_one_by_one_has_nothing_left(tmp_path: Path) -> None:
     version = small_workspace(tmp_path / "ws")
-    mine = ROWS[ROWS[:, 0] == 3]
+    mine = ROWS[ROWS[:, 0] == BUSY]
     later, ledger = erase(version, route(version, [ask(pair(rows)) for rows in mine]))
-    (entry,) = route(later, [ask(user_row(3))], ledger).entries
+    (entry,) = route(later, [ask(user_row(BUSY))], ledger).entries
     assert (entry.status, entry.reason) == ("not_found", "no training interaction matches")

@@ -76,7 +76,7 @@ def test_requests_and_digests_are_kept_over_versions(trained: Version) -> None:
         commit_erasure(open_version(trained.workspace), batch)
     manifest = trained.workspace.manifest()
     ledger = read_ledger(trained.workspace.root, manifest.requests, manifest.suppression)
-    assert ledger.digest_of == {"r0": digests[0], "r1": digests[1]}
+    assert ledger.applied == {("r0", digests[0]), ("r1", digests[1])}
     assert ledger.suppressed == frozenset(digests)
 
 

@@ -30,6 +30,7 @@ def _manifest() -> Manifest:
         parent="f00",
         kind="unlearn",
         created="2026-01-01T00:00:00+00:00",
+        key_fingerprint="ab",
         epoch=1,
         layout=Layout(4, (5, 6)),
         ids=(_entry("ids-u"), _entry("ids-i")),

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ifru_dist.evaluation import predict
+from ifru_dist.models import predict
 from ifru_dist.models.factory import build_model
 from ifru_dist.models.spec import ModelSpec
 
