@@ -33,7 +33,7 @@ def ray_session(cpus: int) -> Iterator[None]:
         else:
             local_cpus = max(cpus, os.cpu_count() or 1)
             ray.init(address="local", num_cpus=local_cpus, include_dashboard=False, log_to_driver=False)
-    except (ConnectionError, RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
+    except (OSError, RuntimeError, ray.exceptions.RayError) as error:
         raise GangError(
             f"no Ray cluster at {address or 'this machine'} ({first_line(error)}): check RAY_ADDRESS and "
             "RAY_AUTH_MODE, or unset RAY_ADDRESS to start a local one"

@@ -25,3 +25,16 @@ def test_error_and_curvature_are_the_derivatives_of_the_value() -> None:
 def test_large_scores_do_not_overflow() -> None:
     scores, labels = torch.tensor([1e4, -1e4]), torch.tensor([0.0, 1.0])
     assert torch.equal(BinaryCrossEntropy().value(scores, labels), torch.tensor([1e4, 1e4]))
+
+
+def test_derivatives_do_not_depend_on_where_a_score_stands() -> None:
+    """Workers hold different slices of the examples; each example must give the same bits in all of them."""
+    loss = BinaryCrossEntropy()
+    scores = torch.randn(3001, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    labels = (scores > 0).double()
+    error, curvature = loss.error(scores, labels), loss.curvature(scores, labels)
+    for start in range(17):
+        for stop in range(start + 1, start + 40):
+            part = slice(start, stop)
+            assert torch.equal(loss.error(scores[part].clone(), labels[part]), error[part])
+            assert torch.equal(loss.curvature(scores[part].clone(), labels[part]), curvature[part])

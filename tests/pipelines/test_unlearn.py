@@ -408,7 +408,7 @@ def test_a_dry_run_changes_nothing_at_all(tmp_path: Path, capsys: pytest.Capture
     users = len(np.unique(ROWS[ERASED, 0]))
     assert f"dry run: {len(ERASED)} interactions of {users} users would be erased" in printed
     assert "6 received, 5 applied, 0 duplicate, 1 not found, 0 rejected" in printed
-    assert f"row 1: user user '{user_id(LONER)}': applied, 1 interactions" in printed
+    assert f"row 1: user '{user_id(LONER)}': applied, 1 interactions" in printed
     assert "row 6: " in printed
     assert "nothing was changed: version 2 stays current" in printed
 
@@ -476,7 +476,7 @@ def test_a_file_of_which_nothing_is_found_is_refused_and_a_partly_found_one_appl
     root = tmp_path / "ws"
     small_workspace(root)
     unknown = [whole_user(10_000), {"user": "nobody", "item": "00001"}, whole_item(SIZES[1] - 1)]
-    expected = ("none of the 3 requests of", "row 2: interaction user 'nobody'", "check the ids and the columns")
+    expected = ("none of the 3 requests of", "row 2: user 'nobody'", "check the ids and the columns")
     refuse(root, unknown, InputError, *expected)
     refuse(root, unknown[:1], InputError, "none of the 1 requests", "its user or item has no training data")
     after = run(root, *unknown, pair(ROWS[0]))
