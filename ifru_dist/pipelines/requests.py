@@ -14,6 +14,8 @@ import pyarrow.parquet
 from ifru_dist.errors import InputError
 from ifru_dist.workspace.ledger import Scope
 
+LONGEST_SHOWN = 60
+"""Characters of an id that a message shows at most."""
 READERS = {".parquet": "Parquet", ".csv": "CSV", ".jsonl": "JSON lines", ".json": "JSON lines"}
 COLUMNS = ("request_id", "scope", "user", "item")
 _EXACT_FLOATS = 2**53
@@ -31,8 +33,8 @@ class Request:
 
     def describe(self) -> str:
         """What the request names, for a message to the one who sent it."""
-        named = [f"user {self.user!r}"] if self.user is not None else []
-        named += [f"item {self.item!r}"] if self.item is not None else []
+        named = [f"user {_shown(self.user)}"] if self.user is not None else []
+        named += [f"item {_shown(self.item)}"] if self.item is not None else []
         return " and ".join(named)
 
 
@@ -154,8 +156,18 @@ def _scope(text: str | None, row: int, path: Path) -> Scope:
     raise InputError(f"{path}, row {row}: scope {text!r} is unknown: use {', '.join(get_args(Scope))}")
 
 
+def _shown(value: str) -> str:
+    """An id as a message shows it."""
+    return repr(value if len(value) <= LONGEST_SHOWN else f"{value[:LONGEST_SHOWN]}...")
+
+
 def _check_cells(request: Request, row: int, path: Path) -> None:
-    """Refuse a row whose cells do not fit its scope."""
+    """Refuse a row whose cells do not fit its scope, or are no text."""
+    for name, value in (("user", request.user), ("item", request.item), ("request_id", request.request_id)):
+        try:
+            (value or "").encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{path}, row {row}: the {name} cell is no valid Unicode text: repair it") from None
     for name, value in (("user", request.user), ("item", request.item)):
         needed = request.scope in ("interaction", name)
         if needed and value is None:
@@ -166,5 +178,5 @@ def _check_cells(request: Request, row: int, path: Path) -> None:
         if not needed and value is not None:
             raise InputError(
                 f"{path}, row {row}: scope {request.scope} erases everything of that {request.scope}, but the {name} "
-                f"cell holds {value!r}: empty it, or use scope interaction"
+                f"cell holds {_shown(value)}: empty it, or use scope interaction"
             )

@@ -48,10 +48,10 @@ class UnlearnConfig:
     hops: Annotated[int, Field(ge=0, le=3)] = 1
     """How far from the erased endpoints rows may move; counts only with a --row-budget."""
     row_budget: Annotated[int, Field(ge=0)] = 0
-    """Rows that may move at most. The erased endpoints always may, so with 0 only they do."""
+    """Rows that may move at most. The erased endpoints always may, so with 0 only they do; resets come on top."""
     newton_steps: Annotated[int, Field(ge=1)] = 2
     """Anchored Gauss-Newton steps."""
-    damping: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
+    damping: Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)] = "auto"
     """c of Lambda = c * sqrt(degree): how strongly rows are held where little data holds them."""
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Relative residual at which the linear solve of a Newton step stops; the next step corrects what is left of it."""

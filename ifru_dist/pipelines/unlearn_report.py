@@ -1,7 +1,8 @@
 """What jobs/unlearn.py reports: report.json, its summary in words, and the listing of a dry run."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from ifru_dist.pipelines.routing import Routed
 
 LISTED = 20
 """Requests that a listing shows at most."""
+NOT_APPLIED_LISTED = 1000
+"""Requests that the report lists at most; the ledger holds them all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +43,7 @@ def unlearn_report(result: BatchResult, config: Any) -> dict[str, Any]:
         "version_after": result.version_after,
         "workers": config.workers,
         "requests": result.routed.counts(),
-        "not_applied": [
-            {"row": row, "request_id": entry.request_id, "status": entry.status, "reason": entry.reason}
-            for row, entry in enumerate(result.routed.entries, start=1)
-            if entry.status != "applied"
-        ],
+        "not_applied": list(islice(_not_applied(result.routed), NOT_APPLIED_LISTED)),
         "interactions_erased": len(result.routed.examples),
         "users_touched": len(np.unique(result.routed.pairs[:, 0])),
         "items_touched": len(np.unique(result.routed.pairs[:, 1])),
@@ -83,6 +82,11 @@ def unlearn_summary(report: dict[str, Any]) -> str:
         f"influence residual: {report['influence_residual']:.4f} (1 = untouched, 0 = gone to first order)",
         f"seconds: {seconds['total']:.2f} for the batch, {seconds['startup']:.2f} to start the workers",
     ]
+    if report["influence_residual"] >= 1:
+        lines.append(
+            "note: the residual did not fall, which says little of a model that was stopped early: compare with "
+            "retraining by jobs/evaluate.py --against retrain"
+        )
     if solver["remedy"]:
         lines.append(f"note: {solver['remedy']}")
     return "\n".join(lines)
@@ -103,6 +107,13 @@ def dry_run_summary(result: BatchResult, requests: Sequence[Request]) -> str:
         what = f"{entry.interactions} interactions" if entry.status == "applied" else entry.reason
         lines.append(f"  row {row}: {request.describe()}: {entry.status.replace('_', ' ')}, {what}")
     return "\n".join([*lines, f"nothing was changed: version {result.version_after} stays current"])
+
+
+def _not_applied(routed: Routed) -> Iterator[dict[str, Any]]:
+    """The requests that were not applied, and why."""
+    for row, entry in enumerate(routed.entries, start=1):
+        if entry.status != "applied":
+            yield {"row": row, "request_id": entry.request_id, "status": entry.status, "reason": entry.reason}
 
 
 def _solver_report(result: BatchResult, config: Any) -> dict[str, Any]:

@@ -54,6 +54,8 @@ def load_key(path: Path, expected: str | None = None) -> bytes:
             f"key file {path} is missing: restore it, or name its place with --key-file; without it the record of "
             "earlier erasures cannot be read"
         ) from None
+    except OSError as error:
+        raise WorkspaceError(f"key file {path} cannot be read ({error.strerror}): check --key-file") from error
     except (UnicodeDecodeError, ValueError):
         key = b""
     if len(key) != KEY_BYTES:

@@ -53,6 +53,8 @@ class Workspace:
         versions = self.versions()
         if not versions:
             raise WorkspaceError(f"{self.root} holds no workspace: make one with jobs/preprocess.py")
+        if gaps := sorted(set(range(versions[0], versions[-1])) - set(versions)):
+            raise WorkspaceError(f"{self.manifest_path(gaps[0])} is missing: restore it from a backup of the workspace")
         number = versions[-1] if version is None else version
         path = self.manifest_path(number)
         if not path.is_file():

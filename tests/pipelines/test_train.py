@@ -197,6 +197,18 @@ def test_an_imported_model_can_be_unlearned(tmp_path: Path, embeddings: np.ndarr
     assert after.original().manifest.version == 3
 
 
+def test_what_was_erased_is_not_brought_back_by_an_import(tmp_path: Path, embeddings: np.ndarray) -> None:
+    root, path = tmp_path / "ws", tmp_path / "model.npz"
+    small_workspace(root)
+    np.savez(path, **exported(embeddings))
+    erased = erase(root, whole_user(BUSY))
+    expected = f"this workspace has erased {erased.manifest.n_erased} interactions"
+    refuse(root, ConfigError, str(path), expected, "--without-erased", from_file=path, dim=None)
+    after = run(root, from_file=path, dim=None, without_erased=True)
+    assert np.array_equal(after.embeddings(), embeddings)
+    assert after.erased_ids().tolist() == erased.erased_ids().tolist()
+
+
 def _nan(arrays: dict[str, Any]) -> None:
     arrays["item"][4, 1] = np.nan
 

@@ -28,7 +28,7 @@ from ifru_dist.models.initial import unseen_rows
 from ifru_dist.pipelines import unlearn as pipeline
 from ifru_dist.pipelines.unlearn import UnlearnConfig, unlearn
 from ifru_dist.workspace.dataset import write_dataset
-from ifru_dist.workspace.keys import create_key
+from ifru_dist.workspace.keys import create_key, fingerprint
 from ifru_dist.workspace.manifest import Manifest
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.tables import read_delta
@@ -49,7 +49,7 @@ from tests.pipelines.small import (
     whole_user,
     without_ray,
 )
-from tests.workspace.datasets import random_dataset
+from tests.workspace.datasets import random_dataset, random_embeddings, trained_workspace
 from tests.workspaces import item_id, user_id
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -503,17 +503,18 @@ def test_options_that_cannot_work(tmp_path: Path, changes: dict[str, Any], expec
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("on_local_ray")
-def test_a_gpu_where_there_is_none(tmp_path: Path) -> None:
+def test_more_gpus_or_workers_than_the_cluster_has(tmp_path: Path) -> None:
     small_workspace(tmp_path / "ws")
-    expected = "--gpus-per-worker = 1 with --workers = 2: the cluster has 0 GPUs in all"
-    refuse(tmp_path / "ws", BATCH, ConfigError, expected, gpus_per_worker=1, workers=2)
+    refuse(tmp_path / "ws", BATCH, ConfigError, "--gpus-per-worker = 1: ", "0 GPUs", gpus_per_worker=1, workers=2)
+    # The Ray of these tests has four CPUs.
+    refuse(tmp_path / "ws", BATCH, ConfigError, "--workers = 5: ", "4 CPUs", workers=5)
 
 
 def test_a_cluster_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_workspace(tmp_path / "ws")
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-    for dead in (address, f"ray://{address}", "no-such-host.invalid:6379"):
+    for dead in (address, f"ray://{address}"):
         monkeypatch.setenv("RAY_ADDRESS", dead)
         expected = (f"no Ray cluster at {dead} (", "check RAY_ADDRESS and RAY_AUTH_MODE")
         refuse(tmp_path / "ws", BATCH, GangError, *expected)
@@ -532,6 +533,27 @@ def test_no_workspace_no_model_no_key(tmp_path: Path) -> None:
     (tmp_path / "ws.key").rename(tmp_path / "elsewhere")
     refuse(tmp_path / "ws", BATCH, WorkspaceError, f"key file {tmp_path}/ws.key is missing", "--key-file")
     assert run(tmp_path / "ws", *BATCH, key_file=tmp_path / "elsewhere").manifest.version == 3
+
+
+@pytest.mark.usefixtures("in_process")
+def test_the_key_of_another_workspace(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "ws")
+    key = create_key(workspace.default_key_file)
+    create_key(tmp_path / "other.key")
+    data = dataclasses.replace(random_dataset(1), key_fingerprint=fingerprint(key))
+    trained_workspace(workspace, data, random_embeddings(1, sum(map(len, data.ids))))
+    batch = [{"user": str(data.ids[0][int(data.train.rows[0, 0])]), "scope": "user", "item": None}]
+    expected = (f"key file {tmp_path}/other.key holds another key", "earlier erasures would not be known again")
+    refuse(workspace.root, batch, WorkspaceError, *expected, key_file=tmp_path / "other.key")
+    assert run(workspace.root, *batch).manifest.version == 3
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_report_that_could_not_be_written_is_noticed_first(tmp_path: Path) -> None:
+    small_workspace(tmp_path / "ws")
+    (tmp_path / "file").touch()
+    expected = (f"--output = {tmp_path}/file/out: ", "give a folder that can be written")
+    refuse(tmp_path / "ws", BATCH, ConfigError, *expected, output=tmp_path / "file" / "out")
 
 
 def flip_a_bit(path: Path) -> None:
