@@ -187,7 +187,8 @@ class _UnlearnJob:
         self._seconds["startup"] = time.perf_counter() - self._started
         with self._phase("route"):
             routed = self._router.route(gang.call("find", self._router.targets))
-            self._guard(routed)
+            if not self._config.dry_run:
+                self._guard(routed)
         if self._config.dry_run or len(routed.examples) == 0:
             return routed, None
         say(f"erasing {len(routed.examples)} interactions")

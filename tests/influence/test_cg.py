@@ -57,7 +57,7 @@ def test_the_solution_of_a_direct_solve(seed: int, scale: float) -> None:
     assert solution.usable
     torch.testing.assert_close(solution.value, expected, rtol=1e-9, atol=1e-12)
     assert torch.equal(right_side, given)
-    assert 0 < solution.iterations < 200
+    assert 0 < solution.iterations <= SIZE + 10  # exact arithmetic needs SIZE; steepest descent needs more
 
 
 def test_the_relative_residual_is_the_true_one() -> None:
