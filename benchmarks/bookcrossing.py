@@ -19,8 +19,9 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from benchmarks.jobs import REPOSITORY, run_job
+from benchmarks.jobs import REPOSITORY, run_job, submit_job
 from benchmarks.tables import comparison
+from cluster.local import LocalCluster
 
 Labels = Literal["flipped", "true"]
 SHUFFLE_SEED = 1024
@@ -71,20 +72,16 @@ def run_protocol(config: Config, labels: Labels, folder: Path) -> dict[str, Any]
     held_out = ("--valid", folder / "valid.parquet", "--test", folder / "test.parquet")
     logs = ("--logs", folder / "train.parquet", *held_out, "--label-column", "label")
     requests = ("--requests", folder / "requests.parquet", "--workers", config.workers)
-    local = {"RAY_AUTH_MODE": "disabled"}
-    return {
-        "preprocess": run_job("preprocess", *logs, *workspace, output=folder / "preprocess"),
-        "train": run_job("train", *workspace, *config.train_options, output=folder / "train"),
-        "unlearn": run_job(
-            "unlearn", *workspace, *requests, *config.unlearn_options, output=folder / "unlearn", environment=local
-        ),
-        "evaluate": run_job(
-            "evaluate",
-            *workspace,
-            *("--against", "retrain", "--references", config.references),
-            output=folder / "evaluate",
-        ),
-    }
+    reports = {}
+    with LocalCluster(cpus_per_node=config.workers) as cluster:
+        reports["preprocess"] = run_job("preprocess", *logs, *workspace, output=folder / "preprocess")
+        reports["train"] = run_job("train", *workspace, *config.train_options, output=folder / "train")
+        unlearn = (*workspace, *requests, *config.unlearn_options)
+        reports["unlearn"] = submit_job("unlearn", *unlearn, output=folder / "unlearn", environment=cluster.environment)
+    # The cluster has ended: retraining has the machine to itself.
+    retrain = ("--against", "retrain", "--references", config.references)
+    reports["evaluate"] = run_job("evaluate", *workspace, *retrain, output=folder / "evaluate")
+    return reports
 
 
 def prepare(data: Path, folder: Path, *, share: float, flipped: bool) -> None:

@@ -12,14 +12,14 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-def run_job(name: str, *arguments: object, output: Path, environment: Mapping[str, str] | None = None) -> Any:
+def run_job(name: str, *arguments: object, output: Path) -> Any:
     """Run jobs/<name>.py here and return its report.json.
 
     Raises:
         SystemExit: the job failed; it has said why.
     """
     command = [sys.executable, f"jobs/{name}.py", *map(str, arguments), "--output", str(output)]
-    _run(command, {**os.environ, **(environment or {})})
+    _run(command, os.environ)
     return read_report(output)
 
 

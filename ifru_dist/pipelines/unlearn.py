@@ -49,11 +49,11 @@ class UnlearnConfig:
     """How far from the erased endpoints rows may move; counts only with a --row-budget."""
     row_budget: Annotated[int, Field(ge=0)] = 0
     """Rows that may move at most. The erased endpoints always may, so with 0 only they do; resets come on top."""
-    newton_steps: Annotated[int, Field(ge=1)] = 2
-    """Anchored Gauss-Newton steps."""
+    newton_steps: Annotated[int, Field(ge=1)] = 1
+    """Anchored Gauss-Newton steps; a second one comes closer to retraining and costs half as much again."""
     damping: Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)] = "auto"
     """c of Lambda = c * sqrt(degree): how strongly rows are held where little data holds them."""
-    tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Relative residual at which the linear solve of a Newton step stops; the next step corrects what is left of it."""
     max_iterations: Annotated[int, Field(ge=1)] = 200
     """Conjugate gradient iterations per Newton step at most."""
