@@ -120,9 +120,8 @@ def _keep(config: Config, results: dict[str, Any]) -> None:
     command = f"python -m benchmarks.bookcrossing --labels {' '.join(config.labels)} --workers {config.workers}"
     for result in results.values():  # paths and training curves of one machine are of no use to others
         for report in result.values():
-            report.pop("config", None)
-            report.pop("history", None)
-            report.pop("not_applied", None)
+            for key in ("config", "history", "not_applied", "workspace", "quarantine_file"):
+                report.pop(key, None)
     record = {"date": date.today().isoformat(), "command": command, "results": results}
     path = config.output / f"bookcrossing-{record['date']}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
