@@ -55,7 +55,7 @@ def test_a_batch_equals_the_dense_computation(tmp_path: Path, model: str) -> Non
         partitions=7,
     )
     moved, emptied = reference.endpoint_masks(case)
-    expected = reference.newton(case, moved, damping=0.4, steps=2)
+    expected = reference.newton(case, moved, damping=0.4, steps=1)
     solved = after.embeddings()[~emptied.numpy()]
     np.testing.assert_allclose(solved, expected[~emptied].numpy(), rtol=1e-5, atol=1e-5)
 
@@ -164,7 +164,7 @@ def test_too_few_iterations_are_committed_with_a_remedy(tmp_path: Path, capsys: 
     small_workspace(tmp_path / "ws")
     after = run(tmp_path / "ws", *BATCH, max_iterations=1, tolerance=1e-9)
     solver = report_of(tmp_path / "ws", "unlearn-000003")["solver"]
-    assert (solver["status"], solver["iterations"]) == ("max_iterations", [1, 1])
+    assert (solver["status"], solver["iterations"]) == ("max_iterations", [1])
     assert "raise --max-iterations or --damping" in solver["remedy"]
     assert solver["remedy"] in capsys.readouterr().out
     assert after.manifest.version == 3
@@ -310,5 +310,6 @@ def test_guards_refuse_more_and_allow_as_much(tmp_path: Path) -> None:
     limit = len(ERASED) - 1
     message = f"--max-interactions = {limit}, but these requests erase {limit + 1} interactions of {users} users"
     refuse(root, BATCH, GuardError, message, max_interactions=limit)
-    refuse(root, BATCH, GuardError, "check the requests with --dry-run", max_interactions=0, dry_run=True)
+    refuse(root, BATCH, GuardError, "check the requests with --dry-run", max_interactions=0)
+    assert run(root, *BATCH, max_interactions=0, dry_run=True).manifest.version == 2  # a dry run may look at any batch
     assert run(root, *BATCH, max_users=users, max_interactions=len(ERASED)).manifest.version == 3
