@@ -9,6 +9,8 @@ what a deletion request is.
 """
 
 import json
+import shlex
+import sys
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -117,7 +119,7 @@ def _keep(config: Config, results: dict[str, Any]) -> None:
     """Write the reports with the command that made them."""
     assert config.output is not None
     config.output.mkdir(parents=True, exist_ok=True)
-    command = f"python -m benchmarks.bookcrossing --labels {' '.join(config.labels)} --workers {config.workers}"
+    command = shlex.join(["python", "-m", "benchmarks.bookcrossing", *sys.argv[1:]])
     for result in results.values():  # paths and training curves of one machine are of no use to others
         for report in result.values():
             for key in ("config", "history", "not_applied", "workspace", "quarantine_file"):
