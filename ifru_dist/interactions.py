@@ -26,6 +26,10 @@ class Interactions:
         """The interactions that a mask (n,) or an index array selects."""
         return Interactions(self.rows[keep], self.labels[keep])
 
+    def joined(self, other: "Interactions") -> "Interactions":
+        """These interactions, then the other ones."""
+        return Interactions(np.concatenate([self.rows, other.rows]), np.concatenate([self.labels, other.labels]))
+
     def positives(self) -> NDArray[np.int64]:
         """Row pairs (m, 2) of the interactions with label 1: the edges of the propagation graph."""
         return self.rows[self.labels > 0.5]

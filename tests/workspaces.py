@@ -26,16 +26,22 @@ def item_id(row: int) -> str:
 
 
 def make_workspace(
-    root: Path, sizes: tuple[int, int], train: Interactions, embeddings: np.ndarray, spec: ModelSpec, partitions: int
+    root: Path,
+    sizes: tuple[int, int],
+    train: Interactions,
+    embeddings: np.ndarray,
+    spec: ModelSpec,
+    partitions: int,
+    held_out: Interactions | None = None,
 ) -> Version:
-    """A workspace with data and a model; its key lies beside it."""
+    """A workspace with data and a model; its key lies beside it. Held-out pairs are training pairs unless given."""
     workspace = Workspace(root)
     users, items = sizes
     ids = (
         pa.array([user_id(row) for row in range(users)], pa.int64()),
         pa.array([item_id(row) for row in range(items)], pa.large_string()),
     )
-    held_out = train.take(np.arange(min(len(train), 8)))
+    held_out = train.take(np.arange(min(len(train), 8))) if held_out is None else held_out
     with workspace.lock("test"):
         create_key(workspace.default_key_file)
         write_dataset(workspace, Dataset(ids=ids, train=train, valid=held_out, test=held_out), partitions)

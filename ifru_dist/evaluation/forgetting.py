@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ifru_dist.errors import InputError
 from ifru_dist.evaluation.ranking import auc
 
 Scores = NDArray[np.floating]
@@ -41,67 +40,60 @@ class HeldLabels:
 
 
 def forgetting_figures(
-    models: Mapping[str, PairScores], retrained: Sequence[PairScores], labels: HeldLabels
-) -> dict[str, dict[str, float | None]]:
-    """The figures of each model, by its name, and those of ``retrained``.
+    scores: PairScores, reference: Sequence[PairScores], labels: HeldLabels
+) -> dict[str, float | None]:
+    """The figures of one model; each is None where there are no pairs for it.
 
-    - ``logit_gap_erased``, ``logit_gap_test``: mean |score - reference score|; of ``retrained`` the noise floor.
+    - ``logit_gap_erased``, ``logit_gap_test``: mean |score - reference score|; None without a reference.
     - ``membership_auc``: how well a loss threshold tells erased pairs from touched test pairs.
     - ``logloss_erased``: mean loss of the erased pairs.
 
-    The last two of ``retrained`` are means over the retrainings. Figures that do not exist (no pairs, or the noise
-    floor of a single retraining) are None.
-
     Args:
-        models: such as the original and the unlearned one.
-        retrained: R >= 1 retrainings.
+        scores: of the model.
+        reference: retrainings, whose mean is the reference prediction.
         labels: of the same pairs, in the same order.
-
-    Raises:
-        InputError: no retrained model is given.
     """
-    if not retrained:
-        raise InputError(
-            "forgetting is measured against retraining, but 0 retrained models are given: train at least 1"
-        )
-    erased, test = [scores.erased for scores in retrained], [scores.test for scores in retrained]
-    figures = {
-        name: {
-            "logit_gap_erased": logit_gap(scores.erased, np.mean(erased, axis=0)),
-            "logit_gap_test": logit_gap(scores.test, np.mean(test, axis=0)),
-            "membership_auc": membership_auc(scores, labels),
-            "logloss_erased": logloss(scores.erased, labels.erased),
-        }
-        for name, scores in models.items()
+    return {
+        "logit_gap_erased": logit_gap(scores.erased, [other.erased for other in reference]),
+        "logit_gap_test": logit_gap(scores.test, [other.test for other in reference]),
+        "membership_auc": membership_auc(scores, labels),
+        "logloss_erased": logloss(scores.erased, labels.erased),
     }
-    figures["retrained"] = {
-        "logit_gap_erased": noise_floor(erased),
-        "logit_gap_test": noise_floor(test),
-        "membership_auc": mean_figure([membership_auc(scores, labels) for scores in retrained]),
-        "logloss_erased": mean_figure([logloss(scores, labels.erased) for scores in erased]),
-    }
-    return figures
 
 
-def logit_gap(scores: Scores, reference: Scores) -> float | None:
-    """Mean |scores - reference| over pairs (n,); None without pairs."""
-    if len(scores) == 0:
-        return None
-    return float(np.abs(scores.astype(np.float64) - reference).mean())
+def retrained_figures(retrained: Sequence[PairScores], labels: HeldLabels) -> list[dict[str, float | None]]:
+    """The figures of each retraining, measured against the mean of the others.
 
-
-def noise_floor(retrained: Sequence[Scores]) -> float | None:
-    """Gap (see ``logit_gap``) of one retraining to the mean of the others, averaged over which one is left out.
-
-    None for fewer than two retrainings.
+    The mean of their gaps is the noise floor: closer to the reference than that is no better.
     """
-    if len(retrained) < 2:
+    return [
+        forgetting_figures(scores, [other for other in retrained if other is not scores], labels)
+        for scores in retrained
+    ]
+
+
+def mean_and_spread(
+    figures: Sequence[Mapping[str, float | None]],
+) -> tuple[dict[str, float | None], dict[str, float | None]]:
+    """Mean and sample standard deviation (n - 1) of each figure over R >= 1 models that share their keys.
+
+    Both are None where one of the models lacks the figure, the deviation also for a single model.
+    """
+    columns = {name: [model[name] for model in figures] for name in figures[0]}
+    known = {name: [value for value in column if value is not None] for name, column in columns.items()}
+    whole = {name: values for name, values in known.items() if len(values) == len(figures)}
+    mean = {name: float(np.mean(whole[name])) if name in whole else None for name in columns}
+    spread = {
+        name: float(np.std(whole[name], ddof=1)) if name in whole and len(figures) > 1 else None for name in columns
+    }
+    return mean, spread
+
+
+def logit_gap(scores: Scores, reference: Sequence[Scores]) -> float | None:
+    """Mean |scores - mean of the reference scores| over pairs (n,); None without pairs or without a reference."""
+    if len(scores) == 0 or len(reference) == 0:
         return None
-    gaps = []
-    for left_out, scores in enumerate(retrained):
-        others = [other for index, other in enumerate(retrained) if index != left_out]
-        gaps.append(logit_gap(scores, np.mean(others, axis=0)))
-    return mean_figure(gaps)
+    return float(np.abs(scores.astype(np.float64) - np.mean(reference, axis=0, dtype=np.float64)).mean())
 
 
 def membership_auc(scores: PairScores, labels: HeldLabels) -> float | None:
@@ -127,9 +119,3 @@ def logloss(scores: Scores, labels: NDArray[np.floating]) -> float | None:
 def _losses(scores: Scores, labels: NDArray[np.floating]) -> NDArray[np.float64]:
     """Log loss of each pair (n,): log(1 + exp(-s)) for label 1, log(1 + exp(s)) for label 0."""
     return np.logaddexp(0.0, np.where(labels > 0.5, -1.0, 1.0) * scores.astype(np.float64))
-
-
-def mean_figure(figures: Sequence[float | None]) -> float | None:
-    """Mean of figures; None if one of them does not exist."""
-    known = [figure for figure in figures if figure is not None]
-    return float(np.mean(known)) if len(known) == len(figures) else None

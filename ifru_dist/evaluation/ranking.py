@@ -27,10 +27,11 @@ def touched_aucs(
     Returns:
         ``auc``, ``auc_or`` (either row touched) and ``auc_and`` (both rows touched); None where not both labels occur.
     """
-    touched = np.isin(interactions.rows, touched_rows)
-    either, both = touched.any(axis=1), touched.all(axis=1)
-    return {
-        "auc": auc(scores, interactions.labels),
-        "auc_or": auc(scores[either], interactions.labels[either]),
-        "auc_and": auc(scores[both], interactions.labels[both]),
-    }
+    masks = touched_masks(interactions, touched_rows)
+    return {name: auc(scores[mask], interactions.labels[mask]) for name, mask in masks.items()}
+
+
+def touched_masks(interactions: Interactions, touched_rows: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
+    """Which interactions each AUC is over, (n,): all, those with either row touched, those with both."""
+    user, item = np.isin(interactions.rows, touched_rows).T
+    return {"auc": np.ones(len(interactions), dtype=bool), "auc_or": user | item, "auc_and": user & item}

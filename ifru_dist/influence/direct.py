@@ -1,13 +1,14 @@
 """Models whose score reads the embedding rows themselves: the influence of an example is direct, at its own rows."""
 
 from dataclasses import replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from ifru_dist.influence.communicator import Communicator, GatherPlan
 from ifru_dist.influence.kernels import Kernels
-from ifru_dist.influence.objective import RowValues
+from ifru_dist.influence.objective import CurvatureKind, Outside, RowValues
 from ifru_dist.influence.shard import Block, Shard, index_of, make_block, only_edges, row_counts
 from ifru_dist.models.base import Model
 
@@ -38,107 +39,86 @@ class DirectObjective:
                 travels; it changes the matrix by a part in 10^7, which the next Newton step corrects: residuals are
                 always float64.
         """
-        self._product_dtype = product_dtype
-        self._shard, self._erased, self._model = shard, erased, model
-        self._communicator, self._kernels = communicator, kernels
+        self.product_dtype = product_dtype
+        self.shard, self.erased, self.model = shard, erased, model
+        self.communicator, self.kernels = communicator, kernels
         self.positions = torch.nonzero(selected).flatten()
-        self._block = make_block(shard, erased, self.positions, communicator)
-        self._start = self._examples(self._block, shard.embeddings)
+        self.block = make_block(shard, erased, self.positions, communicator)
+        kept = row_counts(self.block.indptr, ~self.block.erased).double()[:, None]
+        self.ridge = model.l2 * kept + model.l2_row
+        self.start = self._examples(self.block, shard.embeddings)
         self._moves = torch.zeros(len(communicator.ownership.rank), dtype=torch.bool, device=erased.device)
         self._moves[communicator.all_gather(shard.rows[self.positions])] = True
-        self._moving_plan, self._moving = self._moving_exchange()
-        self._moving_halo = index_of(self._block.plan.rows, len(self._moves))[self._moving_plan.rows]
+        self.moving_plan, self.moving = self._moving_exchange()
+        self._moving_halo = index_of(self.block.plan.rows, len(self._moves))[self.moving_plan.rows]
 
-    def linearise(self, embeddings: Tensor) -> tuple[Tensor, "DirectCurvature"]:
-        """The residual and the Gauss-Newton matrix on the selected rows (m, d)."""
-        if embeddings is self._shard.embeddings:
-            return self.start_residual().values, DirectCurvature(self, self._start)
-        now = self._moved(embeddings)
-        return self._residual(self._start, now), DirectCurvature(self, now)
+    def at(self, embeddings: Tensor) -> "DirectPoint":
+        """The examples of the selected rows; only rows that moved travel."""
+        if embeddings is self.shard.embeddings:
+            return DirectPoint(self, self.start)
+        rows, halo = embeddings[self.positions], self.start.halo.clone()
+        halo[self._moving_halo] = self.communicator.gather_rows(self.moving_plan, rows)
+        return DirectPoint(self, _Examples(self.block, rows, halo, self.model, self.kernels))
+
+    def start_gradient(self) -> Tensor:
+        """Gradient of all examples before the batch, regularisers included, (m, d)."""
+        block, start = self.block, self.start
+        data = self.kernels.weighted_sum(block.indptr, block.col, start.error, start.halo)
+        factor = self.model.l2 * torch.diff(block.indptr).double()[:, None] + self.model.l2_row
+        return data.addcmul_(factor, start.rows)
 
     def start_residual(self) -> RowValues:
         """The residual before the update: not zero only at the endpoints, all of which are selected."""
-        block, start = self._block, self._start
+        block, start = self.block, self.start
         gone = only_edges(block, block.erased)
-        data = self._kernels.weighted_sum(gone.indptr, gone.col, start.error[block.erased], start.halo)
+        data = self.kernels.weighted_sum(gone.indptr, gone.col, start.error[block.erased], start.halo)
         lost = row_counts(block.indptr, block.erased).double()[:, None]
-        return RowValues(self.positions, data.addcmul_(self._model.l2 * lost, start.rows))
+        return RowValues(self.positions, data.addcmul_(self.model.l2 * lost, start.rows))
 
-    def end_residual(self, embeddings: Tensor) -> RowValues:
-        """The residual after the update, on the selected rows and on all their neighbours."""
-        inner = self._residual(self._start, self._moved(embeddings))
-        outside = torch.zeros(len(self._shard.rows), dtype=torch.bool, device=embeddings.device)
-        outside[self._block.plan.send] = True
-        outside[self.positions] = False
+    def outside(self, embeddings: Tensor) -> Outside:
+        """Neighbours of the selected rows, from their edges to rows that moved.
+
+        The diagonal is that of those edges, scaled up to all the edges of a row: reading the others would mean reading
+        the neighbours' neighbours.
+        """
+        fringe = torch.zeros(len(self.shard.rows), dtype=torch.bool, device=embeddings.device)
+        fringe[self.block.plan.send] = True
+        fringe[self.positions] = False
         # Emptied rows are reset, not solved for; all other rows outside keep all their examples, so only the terms of
-        # edges to rows that moved have changed, and the regulariser's have not.
-        outside &= row_counts(self._shard.indptr, self._erased) == 0
-        positions = torch.nonzero(outside).flatten()
-        outer = self._outer_residual(positions, embeddings)
-        order = torch.argsort(both := torch.cat([self.positions, positions]))
-        return RowValues(both[order], torch.cat([inner, outer])[order])
-
-    def product(self, state: "_Examples", halo: Tensor, weight: Tensor, vector: Tensor) -> Tensor:
-        """The Gauss-Newton matrix at a state times a vector (m, d); only selected rows travel."""
-        arriving = self._communicator.gather_rows(self._moving_plan, vector.to(self._product_dtype))
-        block = self._block
-        return self._kernels.gauss_newton(
-            block.indptr, block.col, self._moving, weight, state.rows, halo, vector, arriving
+        # edges to rows that moved have changed, and the regularisers' have not.
+        fringe &= row_counts(self.shard.indptr, self.erased) == 0
+        positions = torch.nonzero(fringe).flatten()
+        block = make_block(self.shard, self.erased, positions, self.communicator, self._moves)
+        before, after = (self._examples(block, values) for values in (self.shard.embeddings, embeddings))
+        residual = self.kernels.weighted_difference(
+            block.indptr, block.col, before.error, before.halo, after.error, after.halo
         )
+        read = self.kernels.weighted_sum(block.indptr, block.col, after.weight(), after.halo.square())
+        degree, seen = self.shard.degrees[positions].double(), torch.diff(block.indptr).double().clamp(min=1)
+        diagonal = read.mul_((degree / seen)[:, None]).add_((self.model.l2 * degree + self.model.l2_row)[:, None])
+        return Outside(positions, residual, diagonal)
 
-    def for_products(self, halo: Tensor) -> Tensor:
-        """Far ends (h, d) in the type that products read."""
-        return halo.to(self._product_dtype)
-
-    def diagonal(self, state: "_Examples", weight: Tensor) -> Tensor:
-        """Diagonal of the Gauss-Newton matrix at a state, (m, d)."""
-        return self._kernels.weighted_sum(self._block.indptr, self._block.col, weight, state.halo.square())
-
-    def regulariser(self) -> Tensor:
-        """(m, 1) factor of the L2 term of the kept examples on the selected rows."""
-        return self._model.l2 * row_counts(self._block.indptr, ~self._block.erased).double()[:, None]
+    def selecting(self, selected: Tensor) -> Self:
+        """The same batch with other selected rows, (n,) bool."""
+        return type(self)(
+            self.shard, self.erased, selected, self.model, self.communicator, self.kernels, self.product_dtype
+        )
 
     def _examples(self, block: Block, embeddings: Tensor) -> "_Examples":
         """The examples of a block at the own rows' embeddings (n, d)."""
-        halo = self._communicator.gather_rows(block.plan, embeddings)
-        return _Examples(block, embeddings[block.positions], halo, self._model, self._kernels)
-
-    def _moved(self, embeddings: Tensor) -> "_Examples":
-        """The examples of the selected rows at moved embeddings (n, d); only rows that moved travel."""
-        rows, halo = embeddings[self.positions], self._start.halo.clone()
-        halo[self._moving_halo] = self._communicator.gather_rows(self._moving_plan, rows)
-        return _Examples(self._block, rows, halo, self._model, self._kernels)
-
-    def _residual(self, before: "_Examples", after: "_Examples") -> Tensor:
-        """Gradient of all examples before minus that of the kept ones after, formed edge by edge."""
-        block = self._block
-        data = self._kernels.weighted_difference(
-            block.indptr, block.col, before.error, before.halo, after.error * block.kept, after.halo
-        )
-        if self._model.l2 == 0:
-            return data
-        total = torch.diff(block.indptr).double()[:, None]
-        kept = row_counts(block.indptr, ~block.erased).double()[:, None]
-        return data + self._model.l2 * (total * before.rows - kept * after.rows)
-
-    def _outer_residual(self, positions: Tensor, embeddings: Tensor) -> Tensor:
-        """The residual (k, d) on rows that did not move, from their edges to rows that did."""
-        block = make_block(self._shard, self._erased, positions, self._communicator, self._moves)
-        before, after = (self._examples(block, values) for values in (self._shard.embeddings, embeddings))
-        return self._kernels.weighted_difference(
-            block.indptr, block.col, before.error, before.halo, after.error, after.halo
-        )
+        halo = self.communicator.gather_rows(block.plan, embeddings)
+        return _Examples(block, embeddings[block.positions], halo, self.model, self.kernels)
 
     def _moving_exchange(self) -> tuple[GatherPlan, Tensor]:
         """The exchange of selected far ends only, and each edge's index in it (-1: its far end does not move).
 
         What leaves is counted among the selected rows, so that a vector (m, d) can be sent as it is.
         """
-        arriving = self._block.plan.rows
-        plan = self._communicator.plan(arriving[self._moves[arriving]])
-        among_selected = index_of(self.positions, len(self._shard.rows))
+        arriving = self.block.plan.rows
+        plan = self.communicator.plan(arriving[self._moves[arriving]])
+        among_selected = index_of(self.positions, len(self.shard.rows))
         index = index_of(plan.rows, len(self._moves))
-        return replace(plan, send=among_selected[plan.send]), index[arriving][self._block.col]
+        return replace(plan, send=among_selected[plan.send]), index[arriving][self.block.col]
 
 
 class _Examples:
@@ -154,17 +134,65 @@ class _Examples:
         return self.model.loss.curvature(self.score, self.block.label) * self.block.kept
 
 
-class DirectCurvature:
-    """The Gauss-Newton matrix of the kept examples at one point."""
+class DirectPoint:
+    """The selected rows' examples at some embeddings."""
 
     def __init__(self, objective: DirectObjective, state: _Examples) -> None:
+        """A state of the objective's examples."""
+        self._objective, self.state = objective, state
+
+    def residual(self) -> Tensor:
+        """Gradient of all examples before minus that of the kept ones now, formed edge by edge, (m, d)."""
+        objective, now = self._objective, self.state
+        start, block = objective.start, objective.block
+        if now is start:
+            return objective.start_residual().values
+        data = objective.kernels.weighted_difference(
+            block.indptr, block.col, start.error, start.halo, now.error * block.kept, now.halo
+        )
+        lost = row_counts(block.indptr, block.erased).double()[:, None]
+        return data.addcmul_(objective.model.l2 * lost, start.rows).addcmul_(objective.ridge, start.rows - now.rows)
+
+    def curvature(self, kind: CurvatureKind) -> "DirectCurvature":
+        """Second derivative of the kept examples on the selected rows."""
+        return DirectCurvature(self._objective, self.state, kind)
+
+    def loss_change(self) -> RowValues:
+        """Changes of the kept examples' losses at the selected rows; an example at two of them counts half at each."""
+        objective, now = self._objective, self.state
+        block, loss = objective.block, objective.model.loss
+        change = (loss.value(now.score, block.label) - loss.value(objective.start.score, block.label)) * block.kept
+        share = torch.where(objective.moving >= 0, 0.5, 1.0).to(change.dtype)
+        return RowValues(objective.positions, objective.kernels.row_sums(block.indptr, change * share))
+
+
+class DirectCurvature:
+    """The Gauss-Newton matrix or the Hessian of the kept examples at one point."""
+
+    def __init__(self, objective: DirectObjective, state: _Examples, kind: CurvatureKind) -> None:
         """Weights and diagonal at a state."""
         self._objective, self._state, self._weight = objective, state, state.weight()
-        self._halo = objective.for_products(state.halo)
-        self._regulariser = objective.regulariser()
-        self.diagonal = objective.diagonal(state, self._weight) + self._regulariser
+        self._halo = state.halo.to(objective.product_dtype)
+        self._error = state.error * state.block.kept if kind == "hessian" else None
+        block = state.block
+        self.edges = row_counts(block.indptr, ~block.erased)
+        data = objective.kernels.weighted_sum(block.indptr, block.col, self._weight, state.halo.square())
+        self.diagonal = data.add_(objective.ridge)
+
+    def blocks(self, chosen: Tensor) -> Tensor:
+        """The d x d blocks of the Gauss-Newton matrix at the chosen rows (b,), (b, d, d)."""
+        block, kernels = self._state.block, self._objective.kernels
+        data = kernels.row_blocks(block.indptr, block.col, self._weight, self._state.halo, chosen)
+        data.diagonal(dim1=1, dim2=2).add_(self._objective.ridge[chosen])
+        return data
 
     def product(self, vector: Tensor) -> Tensor:
-        """The matrix times a vector on the selected rows (m, d)."""
-        image = self._objective.product(self._state, self._halo, self._weight, vector)
-        return image.addcmul_(self._regulariser, vector)
+        """The matrix times a vector on the selected rows (m, d); only selected rows travel."""
+        objective, block = self._objective, self._state.block
+        arriving = objective.communicator.gather_rows(objective.moving_plan, vector.to(objective.product_dtype))
+        image = objective.kernels.gauss_newton(
+            block.indptr, block.col, objective.moving, self._weight, self._state.rows, self._halo, vector, arriving
+        )
+        if self._error is not None:
+            image.add_(objective.kernels.moving_sum(block.indptr, objective.moving, self._error, arriving))
+        return image.addcmul_(objective.ridge, vector)

@@ -1,14 +1,21 @@
-"""Which rows a batch moves: the erased endpoints always, then the rows near them by importance.
+"""Which rows a batch moves: the erased endpoints always, then others by importance.
 
-Importance is that of the paper (arXiv 2307.02147, section 4.2): s_v = erased(v) / deg(v) at the endpoints, and one hop
-further s_w = sum over the edges (w, v) of s_v / deg(w). Unlike its released code, an endpoint is never pruned.
+- ``degree`` is the paper's (arXiv 2307.02147, section 4.2): s_v = erased(v) / deg(v) at the endpoints, and one hop
+  further s_w = sum over the edges (w, v) of s_v / deg(w). Unlike its released code, no endpoint is ever pruned.
+- ``step`` is the length of the step that a row would take on its own, ||(diag H_vv + Lambda_v)^-1 r_v||, after the rows
+  selected so far have moved.
+
+Ties go to the lower global row, so that any number of workers selects the same rows.
 """
+
+import math
 
 import torch
 from torch import Tensor
 
 from ifru_dist.influence.communicator import Communicator
 from ifru_dist.influence.kernels import Kernels
+from ifru_dist.influence.objective import Outside
 from ifru_dist.influence.shard import Shard, make_block, row_counts
 
 
@@ -26,16 +33,17 @@ def endpoints(shard: Shard, erased: Tensor) -> tuple[Tensor, Tensor]:
     return (lost > 0) & (lost < shard.degrees), (lost > 0) & (lost == shard.degrees)
 
 
-def select_rows(
+def select_by_degree(
     shard: Shard,
     erased: Tensor,
     communicator: Communicator,
     kernels: Kernels,
     *,
     hops: int,
-    row_budget: int,
+    quantile: float,
+    row_budget: float,
 ) -> Tensor:
-    """Mask (n,) of the own rows that the batch moves.
+    """Mask (n,) of the own rows that the batch moves, by the paper's importance.
 
     Args:
         shard: This worker's rows.
@@ -43,6 +51,7 @@ def select_rows(
         communicator: All workers make this call together.
         kernels: Edge loops.
         hops: How far from the endpoints rows may lie.
+        quantile: The share of the rows reached, the least important ones, that stays out.
         row_budget: Rows over all workers at most; the endpoints are in even when they are more.
     """
     selected, emptied = endpoints(shard, erased)
@@ -56,8 +65,45 @@ def select_rows(
         sums = kernels.weighted_sum(block.indptr, block.col, torch.ones_like(block.label), arriving)[:, 0]
         importance[block.positions] = sums / degrees[block.positions]
         reached |= fresh
-    candidates = reached & ~selected & ~emptied & (importance > 0)
-    return selected | _best(shard, candidates, importance, selected, communicator, row_budget)
+    chosen = torch.nonzero(reached & ~selected & ~emptied & (importance > 0)).flatten()
+    ranked = _ranked(shard, chosen, importance[chosen], torch.zeros_like(importance[chosen]), communicator)
+    room = min(row_budget - _total(selected, communicator), math.ceil((1 - quantile) * len(ranked)))
+    return selected | _mask(shard, ranked[: int(max(0, room)), 1].long(), communicator)
+
+
+def select_by_step(
+    shard: Shard,
+    selected: Tensor,
+    outside: Outside,
+    damping: Tensor,
+    communicator: Communicator,
+    *,
+    allowed_norm: float,
+    row_budget: float,
+) -> Tensor:
+    """Mask (n,) of the own rows of the next round: the selected ones, and the most important ones outside.
+
+    As many enter as it takes to bring the residual on the rest under the allowed norm, but at most as many as are
+    selected already (importance changes as rows move), and none past the budget.
+
+    Args:
+        shard: This worker's rows.
+        selected: (n,) bool: rows of the rounds before.
+        outside: What is left of the influence on the other rows.
+        damping: (n,) Lambda of the own rows.
+        communicator: All workers make this call together.
+        allowed_norm: ||r|| that may be left on rows which are not selected.
+        row_budget: Rows over all workers at most.
+    """
+    curvature = outside.diagonal + damping[outside.positions][:, None]
+    step = outside.residual / torch.where(curvature > 0, curvature, 1.0)
+    norm2 = outside.residual.square().sum(1)
+    ranked = _ranked(shard, outside.positions, step.norm(dim=1), norm2, communicator)
+    left2 = ranked[:, 2].flip(0).cumsum(0).flip(0)  # of each row and all less important ones
+    needed = int((left2 > allowed_norm**2).sum())
+    count = _total(selected, communicator)
+    room = min(needed, max(count, 1), row_budget - count)
+    return selected | _mask(shard, ranked[: int(max(0, room)), 1].long(), communicator)
 
 
 def _neighbours(shard: Shard, erased: Tensor, reached: Tensor, communicator: Communicator) -> Tensor:
@@ -68,23 +114,22 @@ def _neighbours(shard: Shard, erased: Tensor, reached: Tensor, communicator: Com
     return mask
 
 
-def _best(
-    shard: Shard,
-    candidates: Tensor,
-    importance: Tensor,
-    selected: Tensor,
-    communicator: Communicator,
-    row_budget: int,
-) -> Tensor:
-    """Mask (n,) of the most important candidates within the budget; ties go to the lower global row."""
-    count = communicator.all_reduce(selected.sum().double()[None])
-    room = max(0, row_budget - int(count.item()))
-    chosen = torch.nonzero(candidates).flatten()
-    mine = torch.stack([importance[chosen], shard.rows[chosen].double()], dim=1)
+def _ranked(shard: Shard, positions: Tensor, importance: Tensor, value: Tensor, communicator: Communicator) -> Tensor:
+    """All workers' candidates (k, 3) as importance, global row and a value, the most important first."""
+    mine = torch.stack([importance, shard.rows[positions].double(), value], dim=1)
     everyone = communicator.all_gather(mine)
     by_row = everyone[torch.sort(everyone[:, 1]).indices]
-    best = by_row[torch.sort(by_row[:, 0], descending=True, stable=True).indices[:room], 1].long()
-    mask = torch.zeros_like(candidates)
-    own = best[communicator.ownership.rank[best] == communicator.rank]
+    return by_row[torch.sort(by_row[:, 0], descending=True, stable=True).indices]
+
+
+def _mask(shard: Shard, rows: Tensor, communicator: Communicator) -> Tensor:
+    """Mask (n,) of the own rows among global rows."""
+    mask = torch.zeros(len(shard.rows), dtype=torch.bool, device=rows.device)
+    own = rows[communicator.ownership.rank[rows] == communicator.rank]
     mask[communicator.ownership.position[own]] = True
     return mask
+
+
+def _total(mask: Tensor, communicator: Communicator) -> int:
+    """Rows of a mask over all workers."""
+    return int(communicator.all_reduce(mask.sum().double()[None]).item())

@@ -43,6 +43,21 @@ class Kernels(Protocol):
         (e,), or zero where that index is -1. ``halo`` and ``vector_halo`` may be float32; sums are float64.
         """
 
+    def moving_sum(self, indptr: Tensor, moving: Tensor, weight: Tensor, vector_halo: Tensor) -> Tensor:
+        """Sum of weight * vector_halo at index ``moving`` (e,) over edges where that is not -1 -> (n, d), float64."""
+
+    def row_sums(self, indptr: Tensor, values: Tensor) -> Tensor:
+        """Sum of values (e,) over the edges of each row -> (n, 1)."""
+
+    def row_blocks(self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor, chosen: Tensor) -> Tensor:
+        """Sum of weight * b b^T with b = halo over the edges of the chosen rows (b,) -> (b, d, d)."""
+
+    def factor(self, blocks: Tensor) -> Tensor:
+        """Cholesky factors (b, d, d), lower, of symmetric positive definite blocks, which may be overwritten."""
+
+    def solve_blocks(self, factors: Tensor, chosen: Tensor, values: Tensor) -> None:
+        """Solve in place: values (n, d) at the chosen rows (b,) become block^-1 values, from Cholesky factors."""
+
     def partition_dots(self, left: Tensor, right: Tensor, partition: Tensor, partitions: int) -> Tensor:
         """Dot products of the rows of each partition, (partitions,); ``partition`` (n,) is ascending."""
 

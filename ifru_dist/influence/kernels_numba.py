@@ -61,6 +61,34 @@ class NumbaKernels:
         _gauss_newton(*edges, rows.numpy(), halo.numpy(), vector.numpy(), vector_halo.numpy(), result.numpy())
         return result
 
+    def moving_sum(self, indptr: Tensor, moving: Tensor, weight: Tensor, vector_halo: Tensor) -> Tensor:
+        """Weighted sum over the edges whose far ends move, (n, d)."""
+        result = torch.zeros(len(indptr) - 1, vector_halo.shape[1], dtype=torch.float64)
+        _moving_sum(indptr.numpy(), moving.numpy(), weight.numpy(), vector_halo.numpy(), result.numpy())
+        return result
+
+    def row_sums(self, indptr: Tensor, values: Tensor) -> Tensor:
+        """Sum of values (e,) over the edges of each row, (n, 1)."""
+        result = values.new_zeros(len(indptr) - 1, 1)
+        _row_sums(indptr.numpy(), values.numpy(), result.numpy())
+        return result
+
+    def row_blocks(self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor, chosen: Tensor) -> Tensor:
+        """Weighted sums of outer products, (b, d, d)."""
+        dim = halo.shape[1]
+        result = halo.new_zeros(len(chosen), dim, dim)
+        _row_blocks(indptr.numpy(), col.numpy(), weight.numpy(), halo.numpy(), chosen.numpy(), result.numpy())
+        return result
+
+    def factor(self, blocks: Tensor) -> Tensor:
+        """Cholesky factors, (b, d, d), in place of the blocks."""
+        _factor(blocks.numpy())
+        return blocks
+
+    def solve_blocks(self, factors: Tensor, chosen: Tensor, values: Tensor) -> None:
+        """Solve with the factors in place."""
+        _solve_blocks(factors.numpy(), chosen.numpy(), values.numpy())
+
     def partition_dots(self, left: Tensor, right: Tensor, partition: Tensor, partitions: int) -> Tensor:
         """Dot products of the rows of each partition, (partitions,)."""
         result = torch.zeros(partitions, dtype=torch.float64)
@@ -151,6 +179,72 @@ def _gauss_newton(
             factor = weight[edge] * (own + across)
             for k in range(dim):
                 result[row, k] += factor * halo[far, k]
+
+
+@njit(
+    [f"void(i8[::1], i8[::1], f8[::1], {far}[:, ::1], f8[:, ::1])" for far in ("f8", "f4")],
+    **_COMPILE,
+)
+def _moving_sum(indptr: Indices, moving: Indices, weight: Floats, vector_halo: Floats, result: Floats) -> None:
+    dim = result.shape[1]
+    for row in range(len(indptr) - 1):
+        for edge in range(indptr[row], indptr[row + 1]):
+            other = moving[edge]
+            if other >= 0:
+                for k in range(dim):
+                    result[row, k] += weight[edge] * vector_halo[other, k]
+
+
+@njit("void(i8[::1], f8[::1], f8[:, ::1])", **_EXACT)
+def _row_sums(indptr: Indices, values: Floats, result: Floats) -> None:
+    for row in range(len(indptr) - 1):
+        for edge in range(indptr[row], indptr[row + 1]):
+            result[row, 0] += values[edge]
+
+
+@njit("void(i8[::1], i8[::1], f8[::1], f8[:, ::1], i8[::1], f8[:, :, ::1])", **_COMPILE)
+def _row_blocks(indptr: Indices, col: Indices, weight: Floats, halo: Floats, chosen: Indices, result: Floats) -> None:
+    dim = halo.shape[1]
+    for index in range(len(chosen)):
+        row, block = chosen[index], result[index]
+        for edge in range(indptr[row], indptr[row + 1]):
+            if edge + EDGES_AHEAD < len(col):
+                prefetch_row(halo, col[edge + EDGES_AHEAD])
+            far, factor = col[edge], weight[edge]
+            for k in range(dim):
+                scaled = factor * halo[far, k]
+                for j in range(dim):
+                    block[k, j] += scaled * halo[far, j]
+
+
+# Own loops: a library's may round a block by where it lies in memory, and so by which worker holds it.
+@njit("void(f8[:, :, ::1])", **_COMPILE)
+def _factor(blocks: Floats) -> None:
+    dim = blocks.shape[1]
+    for index in range(len(blocks)):
+        block = blocks[index]
+        for k in range(dim):
+            for j in range(k + 1):
+                total = block[k, j]
+                for i in range(j):
+                    total -= block[k, i] * block[j, i]
+                block[k, j] = np.sqrt(total) if k == j else total / block[j, j]
+
+
+@njit("void(f8[:, :, ::1], i8[::1], f8[:, ::1])", **_COMPILE)
+def _solve_blocks(factors: Floats, chosen: Indices, values: Floats) -> None:
+    dim = values.shape[1]
+    for index in range(len(chosen)):
+        lower, x = factors[index], values[chosen[index]]
+        for k in range(dim):
+            total = x[k]
+            for j in range(k):
+                total -= lower[k, j] * x[j]
+            x[k] = total / lower[k, k]
+        for k in range(dim - 1, -1, -1):
+            x[k] /= lower[k, k]
+            for j in range(k):
+                x[j] -= lower[k, j] * x[k]
 
 
 @njit("void(f8[:, ::1], f8[:, ::1], i8[::1], f8[::1])", **_COMPILE)

@@ -53,6 +53,33 @@ class TorchKernels:
 
         return _row_sums(indptr, halo, products)
 
+    def moving_sum(self, indptr: Tensor, moving: Tensor, weight: Tensor, vector_halo: Tensor) -> Tensor:
+        """Weighted sum over the edges whose far ends move, (n, d)."""
+        values = vector_halo.double()
+        padded = torch.cat([values, values.new_zeros(1, values.shape[1])])  # index -1 reads the zero row
+        return _row_sums(indptr, values, lambda c: weight[c.edges, None] * padded[moving[c.edges]])
+
+    def row_sums(self, indptr: Tensor, values: Tensor) -> Tensor:
+        """Sum of values (e,) over the edges of each row, (n, 1)."""
+        return _row_sums(indptr, values[:, None], lambda c: values[c.edges, None])
+
+    def row_blocks(self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor, chosen: Tensor) -> Tensor:
+        """Weighted sums of outer products, (b, d, d)."""
+        blocks = halo.new_empty(len(chosen), halo.shape[1], halo.shape[1])
+        for block, row in zip(blocks, chosen.tolist(), strict=True):
+            edges = slice(int(indptr[row]), int(indptr[row + 1]))
+            far = halo[col[edges]]
+            torch.matmul((weight[edges, None] * far).T, far, out=block)
+        return blocks
+
+    def factor(self, blocks: Tensor) -> Tensor:
+        """Cholesky factors, (b, d, d)."""
+        return torch.linalg.cholesky(blocks)
+
+    def solve_blocks(self, factors: Tensor, chosen: Tensor, values: Tensor) -> None:
+        """Solve with the factors in place."""
+        values[chosen] = torch.cholesky_solve(values[chosen][:, :, None], factors)[:, :, 0]
+
     def partition_dots(self, left: Tensor, right: Tensor, partition: Tensor, partitions: int) -> Tensor:
         """Dot products of the rows of each partition, (partitions,)."""
         lengths = torch.bincount(partition, minlength=partitions)

@@ -1,20 +1,29 @@
-"""The wall between the Newton loop and the two kinds of models: the residual r, its curvature, and the certificate.
+"""The wall between the solver and the two kinds of models: the residual r, its curvature, the loss, the certificate.
 
-The tilted objective of one batch, its residual and its Newton steps are those of docs/method.md, section 2.
+The tilted objective of one batch, its residual and its Newton steps are those of docs/method.md.
 Shapes: n own rows of a worker, m selected ones, d dimensions.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, Self
 
 from torch import Tensor
 
+CurvatureKind = Literal["gauss-newton", "hessian"]
+"""The positive semi-definite part of the second derivative, or all of it."""
+
 
 class Curvature(Protocol):
-    """The Gauss-Newton matrix of the kept examples on the selected rows, without Lambda."""
+    """The second derivative of the kept examples' objective on the selected rows, without Lambda."""
 
     diagonal: Tensor
-    """(m, d): its diagonal or an approximation of it, not negative."""
+    """(m, d): the diagonal of its Gauss-Newton part or an approximation of it, not negative."""
+
+    edges: Tensor
+    """(m,) kept edges at each row."""
+
+    def blocks(self, chosen: Tensor) -> Tensor | None:
+        """The d x d blocks of its Gauss-Newton part at the chosen rows (b,), (b, d, d); None where a model has none."""
 
     def product(self, vector: Tensor) -> Tensor:
         """The matrix times a vector on the selected rows (m, d), as a tensor that the caller may change."""
@@ -30,20 +39,53 @@ class RowValues:
     """(k, d)."""
 
 
+@dataclass(frozen=True)
+class Outside:
+    """What is left of the influence on own rows that are not selected."""
+
+    positions: Tensor
+    """(k,) positions in the shard, ascending."""
+    residual: Tensor
+    """(k, d)."""
+    diagonal: Tensor
+    """(k, d): an estimate of the Gauss-Newton diagonal, not negative; it only ranks the rows."""
+
+
+class Point(Protocol):
+    """The kept examples at some embeddings."""
+
+    def residual(self) -> Tensor:
+        """The influence still there on the selected rows, r (m, d)."""
+
+    def curvature(self, kind: CurvatureKind) -> Curvature:
+        """Second derivative on the selected rows."""
+
+    def loss_change(self) -> RowValues:
+        """By how much the kept examples' losses have changed since before the batch: shares (k, 1) of the own rows."""
+
+
 class Objective(Protocol):
     """One batch on one worker. All workers make the same calls together."""
 
     positions: Tensor
     """(m,) positions of the selected rows in the shard."""
+    ridge: Tensor
+    """(m, 1) factor of the kept examples' regulariser on the selected rows."""
 
-    def linearise(self, embeddings: Tensor) -> tuple[Tensor, Curvature]:
-        """Residual (m, d) and curvature on the selected rows, at the own rows' embeddings (n, d).
+    def at(self, embeddings: Tensor) -> Point:
+        """The kept examples at the own rows' embeddings (n, d).
 
         At the model before the batch pass that tensor itself: what is known of it is not computed again.
         """
 
+    def start_gradient(self) -> Tensor:
+        """Gradient of all examples' objective before the batch on the selected rows, (m, d): the tilt."""
+
     def start_residual(self) -> RowValues:
         """The residual at the model before the batch, on every row where it is not zero."""
 
-    def end_residual(self, embeddings: Tensor) -> RowValues:
-        """The residual at the updated embeddings (n, d), on every row where it can differ from zero."""
+    def outside(self, embeddings: Tensor) -> Outside:
+        """The residual at the updated embeddings (n, d) on every other row where it can differ from zero."""
+
+    def selecting(self, selected: Tensor) -> Self:
+        """The same batch with other selected rows, (n,) bool."""

@@ -4,12 +4,16 @@ The exact product: every output and every example takes part, whatever rows move
 pruned, so nothing is approximated.
 """
 
+import copy
+from dataclasses import dataclass
+from typing import Self
+
 import torch
 from torch import Tensor
 
 from ifru_dist.influence.communicator import Communicator
 from ifru_dist.influence.kernels import Kernels
-from ifru_dist.influence.objective import RowValues
+from ifru_dist.influence.objective import CurvatureKind, Outside, RowValues
 from ifru_dist.influence.shard import Block, Shard, make_block, only_edges, row_counts
 from ifru_dist.models.base import Model
 
@@ -92,85 +96,169 @@ class PropagatedObjective:
         product_dtype: torch.dtype = torch.float64,
     ) -> None:
         """Prepare a batch; the arguments are those of DirectObjective, but products are always float64."""
-        self._shard, self._model = shard, model
-        self._communicator, self._kernels = communicator, kernels
-        self.positions = torch.nonzero(selected).flatten()
+        self.shard, self.model = shard, model
+        self.communicator, self.kernels = communicator, kernels
         everything = torch.arange(len(shard.rows), device=erased.device)
-        self._block = make_block(shard, erased, everything, communicator)
-        positive = only_edges(self._block, self._block.label > 0.5)
+        self.block = make_block(shard, erased, everything, communicator)
+        positive = only_edges(self.block, self.block.label > 0.5)
         graphs = (torch.ones_like(positive.erased), ~positive.erased)
-        self._before, self._after = (
+        self.before, self.after = (
             ShardedPropagation(positive, present, model.layer_weights, communicator, kernels) for present in graphs
         )
-        self._kept_count = row_counts(self._block.indptr, ~erased).double()[:, None]
-        self._start = self._outputs(self._before, shard.embeddings)
-        self._start_error = model.loss.error(self._start[2], self._block.label)
+        self._kept_count = row_counts(self.block.indptr, ~erased).double()[:, None]
+        self.all_ridge = model.l2 * self._kept_count + model.l2_row
+        self.start = self.outputs(self.before, shard.embeddings)
+        self.start_error = model.loss.error(self.start.score, self.block.label)
+        self._anchor = PropagatedPoint(self, shard.embeddings)
+        self._select(selected)
 
-    def linearise(self, embeddings: Tensor) -> tuple[Tensor, "PropagatedCurvature"]:
-        """The residual and the Gauss-Newton matrix on the selected rows (m, d)."""
-        outputs, arriving, score = state = self._outputs(self._after, embeddings)
-        return self._residual(embeddings, state)[self.positions], PropagatedCurvature(self, outputs, arriving, score)
+    def at(self, embeddings: Tensor) -> "PropagatedPoint":
+        """All examples at the own rows' embeddings (n, d)."""
+        return self._anchor if embeddings is self.shard.embeddings else PropagatedPoint(self, embeddings)
+
+    def start_gradient(self) -> Tensor:
+        """Gradient of all examples before the batch on the graph before, regularisers included, (m, d)."""
+        block, start = self.block, self.start
+        by_output = self.kernels.weighted_sum(block.indptr, block.col, self.start_error, start.arriving)
+        factor = self.model.l2 * self.shard.degrees.double()[:, None] + self.model.l2_row
+        return (self.before.apply(by_output) + factor * self.shard.embeddings)[self.positions]
 
     def start_residual(self) -> RowValues:
-        """The residual before the update: direct and spillover influence on all rows."""
-        return self.end_residual(self._shard.embeddings)
+        """The residual before the update: direct and spillover influence on all rows but those that are reset."""
+        return RowValues(self._solved, self._anchor.everywhere()[self._solved])
 
-    def end_residual(self, embeddings: Tensor) -> RowValues:
-        """The residual on all rows but those that lost every example, which are reset."""
-        solved = torch.nonzero((self._kept_count[:, 0] > 0) | (self._shard.degrees == 0)).flatten()
-        return RowValues(solved, self._residual(embeddings, self._outputs(self._after, embeddings))[solved])
+    def outside(self, embeddings: Tensor) -> Outside:
+        """The residual and the diagonal on all rows that are not selected."""
+        free = torch.zeros(len(self.shard.rows), dtype=torch.bool, device=embeddings.device)
+        free[self._solved] = True
+        free[self.positions] = False
+        positions, point = torch.nonzero(free).flatten(), self.at(embeddings)
+        return Outside(positions, point.everywhere()[positions], point.diagonal()[positions])
 
-    def weight(self, score: Tensor) -> Tensor:
-        """Curvature of the kept examples' losses by their scores, (e,)."""
-        return self._model.loss.curvature(score, self._block.label) * self._block.kept
+    def selecting(self, selected: Tensor) -> Self:
+        """The same batch with other selected rows, (n,) bool."""
+        other = copy.copy(self)
+        other._select(selected)
+        return other
 
-    def diagonal(self, arriving: Tensor, weight: Tensor) -> Tensor:
-        """Approximate diagonal (m, d): of each layer by itself, without the terms between layers."""
-        layer = self._kernels.weighted_sum(self._block.indptr, self._block.col, weight, arriving.square())
-        total = self._after.weights[0] ** 2 * layer
-        for share in self._after.weights[1:]:
-            layer = self._after.squared_layer(layer)
+    def outputs(self, propagation: ShardedPropagation, embeddings: Tensor) -> "_Outputs":
+        """The examples at the outputs that a graph makes of embeddings (n, d)."""
+        rows = propagation.apply(embeddings)
+        arriving = self.communicator.gather_rows(self.block.plan, rows)
+        return _Outputs(rows, arriving, self.kernels.scores(self.block.indptr, self.block.col, rows, arriving))
+
+    def _select(self, selected: Tensor) -> None:
+        """Let these rows (n,) bool move."""
+        self.positions = torch.nonzero(selected).flatten()
+        self.ridge = self.all_ridge[self.positions]
+
+    @property
+    def _solved(self) -> Tensor:
+        """(k,) positions of all rows but those that lost every example."""
+        return torch.nonzero((self._kept_count[:, 0] > 0) | (self.shard.degrees == 0)).flatten()
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """Outputs at both ends of the examples, and their scores."""
+
+    rows: Tensor
+    """(n, d)."""
+    arriving: Tensor
+    """(h, d)."""
+    score: Tensor
+    """(e,)."""
+
+
+class PropagatedPoint:
+    """All kept examples at some embeddings, on the graph after."""
+
+    def __init__(self, objective: PropagatedObjective, embeddings: Tensor) -> None:
+        """Outputs, scores and errors at the own rows' embeddings (n, d)."""
+        self._objective, self._embeddings = objective, embeddings
+        self.state = objective.outputs(objective.after, embeddings)
+        block, loss = objective.block, objective.model.loss
+        self.error = loss.error(self.state.score, block.label) * block.kept
+        self.weight = loss.curvature(self.state.score, block.label) * block.kept
+        self._everywhere: Tensor | None = None
+
+    def residual(self) -> Tensor:
+        """The residual on the selected rows (m, d)."""
+        return self.everywhere()[self._objective.positions]
+
+    def everywhere(self) -> Tensor:
+        """The residual on all own rows (n, d): all examples on the graph before minus the kept ones on the graph after.
+
+        Every difference is formed per edge.
+        """
+        if self._everywhere is None:
+            self._everywhere = self._difference()
+        return self._everywhere
+
+    def curvature(self, kind: CurvatureKind) -> "PropagatedCurvature":
+        """Second derivative on the selected rows."""
+        return PropagatedCurvature(self._objective, self, kind)
+
+    def loss_change(self) -> RowValues:
+        """Changes of the kept examples' losses since E0 on the graph after; an example counts half at each end."""
+        objective = self._objective
+        block, loss = objective.block, objective.model.loss
+        anchor = objective.at(objective.shard.embeddings)
+        change = loss.value(self.state.score, block.label) - loss.value(anchor.state.score, block.label)
+        everything = torch.arange(len(self._embeddings), device=change.device)
+        return RowValues(everything, objective.kernels.row_sums(block.indptr, 0.5 * change * block.kept))
+
+    def diagonal(self) -> Tensor:
+        """Approximate Gauss-Newton diagonal on all own rows (n, d): each layer by itself, no terms between layers."""
+        objective = self._objective
+        block, after = objective.block, objective.after
+        layer = objective.kernels.weighted_sum(block.indptr, block.col, self.weight, self.state.arriving.square())
+        total = after.weights[0] ** 2 * layer
+        for share in after.weights[1:]:
+            layer = after.squared_layer(layer)
             total = total + share**2 * layer
-        return (total + self._model.l2 * self._kept_count)[self.positions]
+        return total.add_(objective.all_ridge)
 
-    def product(self, outputs: Tensor, arriving: Tensor, weight: Tensor, vector: Tensor) -> Tensor:
-        """P^T H P vector + L2 term on the selected rows (m, d), where H is the outputs' Gauss-Newton matrix."""
-        spread = torch.zeros_like(outputs)
-        spread[self.positions] = vector
-        change = self._after.apply(spread)
-        far = self._communicator.gather_rows(self._block.plan, change)
-        block = self._block
-        image = self._kernels.gauss_newton(block.indptr, block.col, block.col, weight, outputs, arriving, change, far)
-        return (self._after.apply(image) + self._model.l2 * self._kept_count * spread)[self.positions]
+    def _difference(self) -> Tensor:
+        """``everywhere``, computed."""
+        objective, now, start = self._objective, self.state, self._objective.start
+        block, kernels = objective.block, objective.kernels
+        sides = ((objective.start_error, start.arriving), (self.error, now.arriving))
+        first, second = (kernels.weighted_sum(block.indptr, block.col, *side) for side in sides)
+        change = kernels.weighted_difference(block.indptr, block.col, *sides[0], *sides[1])
+        data = propagated_difference(objective.before, first, objective.after, second, change, kernels)
+        return data.add_(self._regulariser_difference())
 
-    def _outputs(self, propagation: ShardedPropagation, embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Outputs (n, d), far ends' outputs (h, d) and scores (e,)."""
-        outputs = propagation.apply(embeddings)
-        arriving = self._communicator.gather_rows(self._block.plan, outputs)
-        return outputs, arriving, self._kernels.scores(self._block.indptr, self._block.col, outputs, arriving)
-
-    def _residual(self, embeddings: Tensor, state: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Gradient of all examples before, on the graph before, minus that of the kept ones on the graph after."""
-        block, kernels = self._block, self._kernels
-        halo, error = self._start[1], self._start_error
-        halo_after, error_after = state[1], self._model.loss.error(state[2], block.label) * block.kept
-        first = kernels.weighted_sum(block.indptr, block.col, error, halo)
-        second = kernels.weighted_sum(block.indptr, block.col, error_after, halo_after)
-        change = kernels.weighted_difference(block.indptr, block.col, error, halo, error_after, halo_after)
-        data = propagated_difference(self._before, first, self._after, second, change, kernels)
-        before, after = self._shard.degrees.double()[:, None] * self._shard.embeddings, self._kept_count * embeddings
-        return data + self._model.l2 * (before - after)
+    def _regulariser_difference(self) -> Tensor:
+        """The regularisers' gradient of all examples before minus that of the kept ones now, (n, d)."""
+        objective, before = self._objective, self._objective.shard.embeddings
+        lost = row_counts(objective.block.indptr, objective.block.erased).double()[:, None]
+        return objective.model.l2 * lost * before + objective.all_ridge * (before - self._embeddings)
 
 
 class PropagatedCurvature:
-    """The Gauss-Newton matrix of the kept examples on the graph after, at one point."""
+    """The Gauss-Newton matrix or the Hessian of the kept examples on the graph after, at one point."""
 
-    def __init__(self, objective: PropagatedObjective, outputs: Tensor, arriving: Tensor, score: Tensor) -> None:
-        """Weights and preconditioner at outputs (n, d)."""
-        self._objective, self._outputs, self._arriving = objective, outputs, arriving
-        self._weight = objective.weight(score)
-        self.diagonal = objective.diagonal(arriving, self._weight)
+    def __init__(self, objective: PropagatedObjective, point: PropagatedPoint, kind: CurvatureKind) -> None:
+        """Weights and preconditioner at a point."""
+        self._objective, self._point = objective, point
+        self._with_errors = kind == "hessian"
+        self.diagonal = point.diagonal()[objective.positions]
+        self.edges = row_counts(objective.block.indptr, ~objective.block.erased)[objective.positions]
+
+    def blocks(self, chosen: Tensor) -> None:
+        """None: an output depends on rows far away, so a block of the embeddings would have to read them all."""
 
     def product(self, vector: Tensor) -> Tensor:
-        """The matrix times a vector on the selected rows (m, d)."""
-        return self._objective.product(self._outputs, self._arriving, self._weight, vector)
+        """P^T H P vector + the regularisers' term on the selected rows (m, d), where H is that of the outputs."""
+        objective, state = self._objective, self._point.state
+        block, kernels = objective.block, objective.kernels
+        spread = torch.zeros_like(state.rows)
+        spread[objective.positions] = vector
+        change = objective.after.apply(spread)
+        far = objective.communicator.gather_rows(block.plan, change)
+        ends = (self._point.weight, state.rows, state.arriving)
+        image = kernels.gauss_newton(block.indptr, block.col, block.col, *ends, change, far)
+        if self._with_errors:
+            image.add_(kernels.weighted_sum(block.indptr, block.col, self._point.error, far))
+        return objective.after.apply(image)[objective.positions].addcmul_(objective.ridge, vector)

@@ -1,5 +1,7 @@
 """Inner products that do not depend on the number of workers: per partition first, then in partition order."""
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
 from ifru_dist.influence.communicator import Communicator
@@ -28,3 +30,18 @@ class InnerProducts:
             stacked[index * self._partitions : (index + 1) * self._partitions] = values
         reduced = self._communicator.all_reduce(stacked).reshape(len(sums), self._partitions)
         return [sum(values) for values in reduced.tolist()]
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """Makes inner products over some of a worker's rows."""
+
+    communicator: Communicator
+    kernels: Kernels
+    partition: Tensor
+    """(n,) virtual partition of each own row, ascending."""
+    partitions: int
+
+    def on(self, positions: Tensor) -> InnerProducts:
+        """Inner products of vectors on the rows at some positions, ascending."""
+        return InnerProducts(self.communicator, self.kernels, self.partition[positions], self.partitions)

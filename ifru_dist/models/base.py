@@ -28,7 +28,11 @@ class Model(Protocol):
 
     @property
     def l2(self) -> float:
-        """Factor of the regulariser of one example."""
+        """Factor of the regulariser of one example: (l2 / 2) * squared norms of its rows of E."""
+
+    @property
+    def l2_row(self) -> float:
+        """Factor of the weight decay of one row, once whatever its examples: (l2_row / 2) * its squared norm in E."""
 
     @property
     def layer_weights(self) -> tuple[float, ...]:

@@ -13,5 +13,5 @@ def build_model(spec: ModelSpec) -> Model:
     """The model that a spec describes; a validated spec names only models and losses that exist."""
     loss = _LOSSES[spec.loss]
     if spec.name == "lightgcn":
-        return LightGCN(loss=loss, l2=spec.l2, layers=spec.layers)
-    return MatrixFactorisation(loss=loss, l2=spec.l2)
+        return LightGCN(loss=loss, l2=spec.l2, l2_row=spec.l2_row, layers=spec.layers)
+    return MatrixFactorisation(loss=loss, l2=spec.l2, l2_row=spec.l2_row)

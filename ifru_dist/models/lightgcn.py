@@ -14,6 +14,7 @@ class LightGCN:
     loss: Loss
     l2: float
     layers: int
+    l2_row: float = 0.0
     name: str = "lightgcn"
 
     @property

@@ -13,6 +13,7 @@ class MatrixFactorisation:
 
     loss: Loss
     l2: float
+    l2_row: float = 0.0
     name: str = "mf"
     layer_weights: tuple[float, ...] = (1.0,)
 

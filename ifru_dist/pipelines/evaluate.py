@@ -1,27 +1,35 @@
 """jobs/evaluate.py: quality of the current model, and how well it forgot beside doing nothing and beside retraining."""
 
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from ifru_dist.config import as_dict, validated
 from ifru_dist.errors import ConfigError
-from ifru_dist.evaluation.forgetting import HeldLabels, PairScores, forgetting_figures, mean_figure
-from ifru_dist.evaluation.ranking import touched_aucs
+from ifru_dist.evaluation.forgetting import forgetting_figures, mean_and_spread, retrained_figures
+from ifru_dist.evaluation.membership import MIN_SHADOWS
+from ifru_dist.evaluation.recovered import recovered_shares
 from ifru_dist.evaluation.report import check_output, figure, markdown_table, write_report
-from ifru_dist.interactions import Interactions
-from ifru_dist.pipelines.progress import say
-from ifru_dist.pipelines.scoring import Scorer
-from ifru_dist.training.loop import TrainOptions, fit
+from ifru_dist.pipelines.measuring import Measured, Measurement
+from ifru_dist.pipelines.references import ShadowAttack, measure_references, train_attack
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import Version, open_version
 
-FIGURES = ("auc", "auc_or", "auc_and", "logit_gap_erased", "logit_gap_test", "membership_auc", "logloss_erased")
+COLUMNS = (
+    "auc",
+    "auc_or",
+    "auc_and",
+    "logit_gap_erased",
+    "logit_gap_test",
+    "membership_auc",
+    "logloss_erased",
+    "recovery_at_10",
+    "membership_attack_auc",
+)
+"""Figures in the printed table, where they exist; the report holds all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +43,15 @@ class EvaluateConfig:
     references: Annotated[int, Field(ge=1)] = 3
     """Reference models; the noise floor needs two."""
     reference_seed: Annotated[int | None, Field(ge=0)] = None
-    """Seed of the first reference; by default the model's seed + 1. The others follow it."""
+    """Seed of the first reference; by default the model's seed + 1. The others follow it, then the shadows."""
+    erased_labels: Literal["true", "wrong"] = "true"
+    """wrong: the erased interactions were mislabelled, so retraining should be better: report the recovered share."""
+    shadows: Annotated[int, Field(ge=0)] = 0
+    """Shadow models for the membership attack, an even number of at least 4; each costs a retraining. 0: no attack."""
+    attack_pairs: Annotated[int, Field(ge=1)] = 2000
+    """The attack is about so many erased pairs at most, and as many test pairs."""
     output: Path | None = None
-    """Where the report goes; default: WORKSPACE/reports/evaluate-VERSION."""
+    """Where the report goes; default: WORKSPACE/reports/evaluate-VERSION, or evaluate-VERSION-against-retrain."""
 
 
 def evaluate(config: EvaluateConfig) -> int:
@@ -47,11 +61,13 @@ def evaluate(config: EvaluateConfig) -> int:
         IfruError: no model, a damaged file, or nothing to compare.
     """
     config = validated(config)
+    _check(config)
     check_output(config.output)
     workspace = Workspace(config.workspace)
     version = open_version(workspace, check_content=True)
-    folder = config.output or workspace.root / "reports" / f"evaluate-{version.manifest.version:06d}"
-    report = _Evaluation(config, version).report()
+    against = "-against-retrain" if config.against == "retrain" else ""
+    folder = config.output or workspace.root / "reports" / f"evaluate-{version.manifest.version:06d}{against}"
+    report = _report(config, version)
     summary = evaluate_summary(report)
     write_report(folder, report, summary)
     print(f"{summary}\nreport: {folder}")
@@ -59,103 +75,135 @@ def evaluate(config: EvaluateConfig) -> int:
 
 
 def evaluate_summary(report: dict[str, Any]) -> str:
-    """The report as a table."""
+    """The report as a table, and what the table cannot say."""
     rows = [
-        {"model": name, **{key: figures[key] for key in FIGURES if key in figures}}
+        {"model": name.replace("_", ", "), **{key: figures[key] for key in COLUMNS if key in figures}}
         for name, figures in report["methods"].items()
     ]
     lines = [f"version {report['version']}: {report['erased']} interactions erased since training", ""]
-    lines.append(markdown_table(rows))
+    lines += [markdown_table(rows), ""]
     if "noise_floor" in report:
-        lines += ["", f"noise floor of the logit gap on erased pairs: {figure(report['noise_floor'])}"]
-    return "\n".join(lines)
+        lines.append(f"noise floor of the logit gap on erased pairs: {figure(report['noise_floor'])}")
+    if "recovery_pairs" in report:
+        lines.append(f"recovery: over {report['recovery_pairs']} erased pairs with label 1")
+    for name, share in report.get("recovered_share", {}).items():
+        interval = f"{figure(share['low'])} to {figure(share['high'])}"
+        lines.append(f"recovered share of {name}: {figure(share['value'])} (95 %: {interval})")
+    if "membership_attack" in report:
+        lines.append(_attack_line(report["membership_attack"]))
+    return "\n".join(lines).rstrip()
 
 
-class _Evaluation:
-    """The models of one version and the pairs they are measured on."""
+def _attack_line(attack: dict[str, Any]) -> str:
+    """What the attack was made with, or why there was none."""
+    if attack["reason"] is not None:
+        return f"no membership attack: {attack['reason']}"
+    return (
+        f"membership attack: {attack['shadows']} shadows, {attack['erased_pairs']} erased pairs against "
+        f"{attack['test_pairs']} test pairs"
+    )
 
-    def __init__(self, config: EvaluateConfig, version: Version) -> None:
-        self._config, self._version = config, version
-        self._record = version.model
-        self._original = version.original()
-        self._erased = _erased_since(version, self._original)
-        self._train, self._test = version.train(), version.held_out("test")
-        if config.against == "retrain" and len(self._erased) == 0:
-            raise ConfigError(
-                f"--against retrain: version {version.manifest.version} has erased nothing since it was trained: run "
-                "jobs/unlearn.py first, or leave --against out"
-            )
 
-    def report(self) -> dict[str, Any]:
-        """All figures (docs/reports.md says what each means)."""
-        current = Scorer(self._record.spec, self._train, self._version.embeddings())
-        models = {"unlearned": self._scores(current)}
-        if len(self._erased):
-            before = Scorer(self._record.spec, self._original.train(), self._original.embeddings())
-            models = {"original": self._scores(before), **models}
-        methods: dict[str, dict[str, Any]] = {name: self._aucs(scores.test) for name, scores in models.items()}
-        extra = self._compare(models, methods) if self._config.against == "retrain" else {}
-        return {
-            "job": "evaluate",
-            "version": self._version.manifest.version,
-            "model": asdict(self._record.spec),
-            "erased": len(self._erased),
-            **methods["unlearned"],
-            "methods": methods,
-            **extra,
-            "config": as_dict(self._config),
-        }
-
-    def _compare(self, models: dict[str, PairScores], methods: dict[str, dict[str, Any]]) -> dict[str, Any]:
-        """Train the references; adds the forgetting figures to ``methods``, returns those of all together."""
-        retrained, seconds = self._references()
-        aucs = [self._aucs(scores.test) for scores in retrained]
-        methods["retrained"] = {name: mean_figure([figures[name] for figures in aucs]) for name in aucs[0]}
-        labels = HeldLabels(
-            erased=self._erased.labels,
-            test=self._test.labels,
-            test_touched=np.asarray(np.isin(self._test.rows, self._erased.rows).any(axis=1)),
+def _check(config: EvaluateConfig) -> None:
+    """Refuse options that do not go together, before anything is trained."""
+    if config.shadows and (config.shadows < MIN_SHADOWS or config.shadows % 2):
+        raise ConfigError(
+            f"--shadows = {config.shadows}: half of the shadows are trained with each pair and half without: give an "
+            f"even number of at least {MIN_SHADOWS}, or 0 for no membership attack"
         )
-        for name, figures in forgetting_figures(models, retrained, labels).items():
-            methods[name].update(figures)
-        return {
-            **methods["unlearned"],
-            "noise_floor": methods["retrained"]["logit_gap_erased"],
-            "logit_gap_do_nothing": methods["original"]["logit_gap_erased"],
-            "references": len(retrained),
-            "seconds": {"retrain": float(np.median(seconds)), "references": seconds},
+    if config.against != "retrain" and config.shadows:
+        raise ConfigError(f"--shadows = {config.shadows}: the attack is judged by retraining: add --against retrain")
+    if config.against != "retrain" and config.erased_labels == "wrong":
+        raise ConfigError(
+            "--erased-labels = wrong: the recovered share is measured against retraining: add --against retrain"
+        )
+
+
+def _report(config: EvaluateConfig, version: Version) -> dict[str, Any]:
+    """All figures (docs/reports.md says what each means)."""
+    measurement = Measurement(version)
+    erased = len(measurement.erased)
+    if config.against == "retrain" and not erased:
+        raise ConfigError(
+            f"--against retrain: version {version.manifest.version} has erased nothing since it was trained: run "
+            "jobs/unlearn.py first, or leave --against out"
+        )
+    models = {}
+    if erased:
+        original = version.original()
+        models["original"] = measurement.of_model(original.train(), original.embeddings())
+    models["unlearned"] = measurement.of_model(measurement.kept, version.embeddings())
+    methods = {name: measured.figures for name, measured in models.items()}
+    extra: dict[str, Any] = {"recovery_pairs": len(measurement.recovery.pairs)} if erased else {}
+    if config.against == "retrain":
+        methods, compared = _compare(config, measurement, models)
+        extra.update(compared)
+    return {
+        "job": "evaluate",
+        "version": version.manifest.version,
+        "model": asdict(version.model.spec),
+        "erased": erased,
+        **methods["unlearned"],
+        "methods": methods,
+        **extra,
+        "config": as_dict(config),
+    }
+
+
+def _compare(
+    config: EvaluateConfig, measurement: Measurement, models: dict[str, Measured]
+) -> tuple[dict[str, dict[str, float | None]], dict[str, Any]]:
+    """Train references and shadows: the figures of every model, and those of all together."""
+    own = measurement.version.model.options["seed"]
+    seed = own + 1 if config.reference_seed is None else config.reference_seed
+    references, seconds = measure_references(measurement, config.references, seed)
+    first_shadow = seed + config.references
+    attack = train_attack(measurement, config.shadows, config.attack_pairs, first_shadow) if config.shadows else None
+    methods = _methods(measurement, models, references, attack)
+    extra: dict[str, Any] = {
+        "noise_floor": methods["retrained"]["logit_gap_erased"],
+        "logit_gap_do_nothing": methods["original"]["logit_gap_erased"],
+        "references": len(references),
+        "seconds": {"retrain": float(np.median(seconds)), "references": seconds},
+    }
+    if config.erased_labels == "wrong":
+        extra["recovered_share"] = recovered_shares(
+            models["original"].scores.test,
+            models["unlearned"].scores.test,
+            [reference.scores.test for reference in references],
+            measurement.test,
+            measurement.touched_rows,
+            seed,
+        )
+    if attack is not None:
+        extra["seconds"]["shadows"] = attack.seconds
+        extra["membership_attack"] = {
+            "shadows": len(attack.seconds),
+            "erased_pairs": len(attack.pool.erased),
+            "test_pairs": len(attack.pool.test),
+            "reason": attack.pool.too_small(),
         }
-
-    def _references(self) -> tuple[list[PairScores], list[float]]:
-        """Models trained on what is left, as the original was trained: their scores, and each one's seconds."""
-        options, valid = TrainOptions(**self._record.options), self._version.held_out("valid")
-        first = options.seed + 1 if self._config.reference_seed is None else self._config.reference_seed
-        scores, seconds = [], []
-        for seed in range(first, first + self._config.references):
-            say(f"training reference {seed - first + 1} of {self._config.references} (seed {seed})")
-            start = time.perf_counter()
-            fitted = fit(
-                self._record.spec,
-                self._version.layout.n_rows,
-                self._train,
-                valid,
-                TrainOptions(**{**asdict(options), "seed": seed}),
-                show_progress=True,
-            )
-            seconds.append(time.perf_counter() - start)
-            scores.append(self._scores(Scorer(self._record.spec, self._train, fitted.embeddings)))
-        return scores, seconds
-
-    def _scores(self, scorer: Scorer) -> PairScores:
-        """A model's scores of the erased and the test pairs."""
-        return PairScores(erased=scorer.scores(self._erased), test=scorer.scores(self._test))
-
-    def _aucs(self, test_scores: NDArray[np.floating]) -> dict[str, float | None]:
-        """AUC on all test pairs and on those touched by the erasure."""
-        return touched_aucs(test_scores, self._test, np.unique(self._erased.rows))
+    return methods, extra
 
 
-def _erased_since(version: Version, original: Version) -> Interactions:
-    """The examples erased since the model was trained."""
-    ids = np.setdiff1d(version.erased_ids(), original.erased_ids(), assume_unique=True)
-    return version.all_examples().take(ids)
+def _methods(
+    measurement: Measurement,
+    models: dict[str, Measured],
+    references: list[Measured],
+    attack: ShadowAttack | None,
+) -> dict[str, dict[str, float | None]]:
+    """The figures of each model, then the mean and the spread of those of the references."""
+    labels, retrained = measurement.labels, [reference.scores for reference in references]
+
+    def whole(measured: Measured, forgetting: dict[str, float | None]) -> dict[str, float | None]:
+        attacked = {"membership_attack_auc": attack.auc(measured.scores, labels)} if attack else {}
+        return {**measured.figures, **forgetting, **attacked}
+
+    methods = {
+        name: whole(measured, forgetting_figures(measured.scores, retrained, labels))
+        for name, measured in models.items()
+    }
+    against_others = retrained_figures(retrained, labels)
+    each = [whole(*pair) for pair in zip(references, against_others, strict=True)]
+    methods["retrained"], methods["retrained_spread"] = mean_and_spread(each)
+    return methods

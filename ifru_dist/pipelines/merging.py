@@ -6,23 +6,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ifru_dist.errors import SolveError
-from ifru_dist.influence.cg import REMEDIES
+from ifru_dist.influence.options import REMEDIES, USABLE
 from ifru_dist.influence.update import Outcome
 from ifru_dist.models.initial import unseen_rows
 from ifru_dist.workspace.layout import TABLES
 from ifru_dist.workspace.version import Version
 
 
-def merged_update(version: Version, outcomes: Sequence[Outcome]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def merged_update(
+    version: Version, outcomes: Sequence[Outcome], forgotten: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """All changed rows (n,), ascending, and their embeddings (n, dim).
+
+    Args:
+        version: Before the batch, so that it still knows the ids by which rows are reset.
+        outcomes: By rank; none when there was nothing to solve.
+        forgotten: Global rows that are reset although they may have had no example to lose.
 
     Raises:
         SolveError: the solver failed, or an embedding is not finite; such an update must not be committed.
     """
-    status = outcomes[0].status
-    if status not in ("converged", "max_iterations"):
+    status = outcomes[0].status if outcomes else "converged"
+    if status not in USABLE:
         raise SolveError(f"the solver ended with {status}: {REMEDIES[status]}; nothing was committed")
-    emptied = np.sort(np.concatenate([outcome.emptied.numpy() for outcome in outcomes]))
+    emptied = np.unique(np.concatenate([*(outcome.emptied.numpy() for outcome in outcomes), forgotten]))
     rows = np.concatenate([*(outcome.rows.numpy() for outcome in outcomes), emptied])
     moved = [outcome.values.float().numpy() for outcome in outcomes]
     values = np.concatenate([*moved, _reset_values(version, emptied)])

@@ -3,11 +3,13 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ifru_dist.pipelines.held_out import HeldOutErasure, held_out_erasure
 from ifru_dist.pipelines.requests import Request
 from ifru_dist.sharding.worker import Found, Targets
 from ifru_dist.workspace.keys import keyed_digest
@@ -23,10 +25,21 @@ class Routed:
     """Ids of the examples to erase, ascending."""
     pairs: NDArray[np.int64]
     """(examples, 2) their global rows."""
+    forgotten: NDArray[np.int64]
+    """Global rows, ascending, of the users and items that go wholly: their embeddings, ids and held-out pairs."""
+    held_out: HeldOutErasure
+    """Validation and test pairs that go."""
+    users: NDArray[np.int64]
+    """Rows, ascending, of all users who lose something: training interactions, held-out pairs or their whole row."""
     entries: list[LedgerEntry]
     """One entry per request, in the order of the file."""
     suppressed: list[bytes]
     """Keyed digests of what the applied requests name."""
+
+    @property
+    def erases(self) -> bool:
+        """Whether anything is left to be erased."""
+        return len(self.examples) + len(self.forgotten) + len(self.held_out.rows) > 0
 
     def counts(self) -> dict[str, int]:
         """Requests by status."""
@@ -40,6 +53,7 @@ class Router:
 
     def __init__(self, version: Version, ledger: Ledger, key: bytes, requests: Sequence[Request]) -> None:
         """Compute the requests' digests and the rows they name."""
+        self._version = version
         self._requests, self._ledger, self._key = requests, ledger, key
         self._digests = [keyed_digest(key, request.scope, request.user, request.item) for request in requests]
         epoch = version.manifest.epoch
@@ -49,6 +63,8 @@ class Router:
         ]
         self._repeated = self._repeats()
         self.targets = self._targets(version)
+        # An open request with one end names a whole user or item, which is known.
+        self._whole = (self.targets.user >= 0) != (self.targets.item >= 0)
 
     @property
     def settled(self) -> bool:
@@ -67,9 +83,27 @@ class Router:
         return Routed(
             examples=examples,
             pairs=pairs[first],
+            forgotten=self._forgotten,
+            held_out=self._held_out,
+            users=np.unique(np.concatenate([pairs[:, 0], self._held_out.rows[:, 0], self._forgotten_users])),
             entries=entries,
             suppressed=sorted({self._digests[position] for position in applied}),
         )
+
+    @cached_property
+    def _forgotten(self) -> NDArray[np.int64]:
+        """Global rows that whole-user and whole-item requests name, ascending."""
+        return np.unique(np.maximum(self.targets.user, self.targets.item)[self._whole])
+
+    @property
+    def _forgotten_users(self) -> NDArray[np.int64]:
+        """Those of the forgotten rows that are users."""
+        return self._forgotten[self._version.layout.table_of(self._forgotten) == 0]
+
+    @cached_property
+    def _held_out(self) -> HeldOutErasure:
+        """The held-out pairs that go; they are looked up once, however often a gang is tried."""
+        return held_out_erasure(self._version, self.targets, self._forgotten)
 
     def _repeats(self) -> dict[int, int]:
         """Requests that say what an earlier one of the file says, with the position of that one."""
@@ -120,11 +154,11 @@ class Router:
             )
         if self._applied_before(position):
             return "duplicate", "this request was applied before"
-        if counts[position] > 0:
+        if counts[position] > 0 or self._whole[position] or self._held_out.named[position]:
             return "applied", ""
         request = self._requests[position]
         if self._ledger.was_erased(self._key, request.scope, request.user, request.item):
             return "duplicate", "this, or its whole user or item, was erased before"
         if self._unknown[position]:
             return "not_found", "its user or item has no training data"
-        return "not_found", "no training interaction matches"
+        return "not_found", "no interaction matches"

@@ -28,6 +28,11 @@ class Scorer:
         propagation = Propagation(graph.positives(), len(embeddings), weights, torch.float32)
         self._outputs = propagation.apply(torch.from_numpy(embeddings))
 
+    @property
+    def outputs(self) -> NDArray[np.float32]:
+        """Propagated embeddings (N, dim); the score of a pair is the dot product of its rows."""
+        return self._outputs.numpy()
+
     def scores(self, pairs: Interactions) -> NDArray[np.float64]:
         """Scores (n,) of pairs."""
         return np.asarray(score_interactions(self._model, self._outputs, pairs.rows), dtype=np.float64)

@@ -39,16 +39,22 @@ class TrainConfig:
     """Loss of one example: binary cross-entropy of its score. With --from: the loss the file was trained with."""
     l2: Annotated[float, Field(ge=0)] = 0.0
     """(l2 / 2) * squared norms of an example's rows is added to its loss. With --from: as the file was trained."""
+    l2_row: Annotated[float, Field(ge=0)] = 0.0
+    """(l2_row / 2) * squared norm of every embedding row, once, is added to the summed loss. With --from: likewise."""
     init_std: Annotated[float, Field(gt=0)] = 1e-3
     """Standard deviation of the initialisation, also of rows that unlearning resets."""
+    optimiser: Literal["adam", "lbfgs"] = "adam"
+    """adam: mini-batches, stopped early by validation AUC; lbfgs: full batches in float64 to a stationary point."""
     epochs: Annotated[int, Field(ge=1)] = 200
-    """Epochs at most."""
+    """Epochs of adam at most; iterations of lbfgs at most, which may need hundreds."""
     patience: Annotated[int, Field(ge=1)] = 10
-    """Epochs without a better validation AUC after which training stops."""
+    """Epochs without a better validation AUC after which adam stops."""
     batch_size: Annotated[int, Field(ge=1)] = 2048
-    """Interactions per step of Adam."""
+    """Interactions per step of adam."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    """Step size of Adam."""
+    """Step size of adam."""
+    gradient_tolerance: Annotated[float, Field(gt=0)] = 1e-4
+    """2-norm of the gradient of the summed objective at which lbfgs stops."""
     seed: Annotated[int, Field(ge=0)] = 1
     """Seed of initialisation and shuffling."""
     from_file: Annotated[Path | None, tyro.conf.arg(name="from")] = None
@@ -111,30 +117,39 @@ def _imported(config: TrainConfig, version: Version) -> tuple[NewModel, dict[str
             "embeddings trained on them would bring back: import embeddings that were trained without them and say so "
             "with --without-erased, or train anew here"
         )
-    tables = {name: version.ids(table).to_numpy(zero_copy_only=False) for table, name in enumerate(TABLES)}
-    imported = load_embeddings(config.from_file, tables)
+    ids = [version.ids(table).drop_null().to_numpy(zero_copy_only=False) for table in range(len(TABLES))]
+    imported = load_embeddings(config.from_file, dict(zip(TABLES, ids, strict=True)))
     dim = imported.embeddings.shape[1]
     if config.dim not in (None, dim):
         raise ConfigError(f"--dim = {config.dim}: {config.from_file} holds {dim} dimensions: leave --dim out")
-    return _new_model(_spec(config, dim), "imported", _options(config), imported.embeddings), {
-        "ignored_ids": imported.ignored
-    }
+    # A forgotten row has no id by which a file could name it, and no interaction that reads it: it holds zeros.
+    embeddings = np.zeros((version.layout.n_rows, dim), np.float32)
+    embeddings[version.known_rows()] = imported.embeddings
+    return _new_model(_spec(config, dim), "imported", _options(config), embeddings), {"ignored_ids": imported.ignored}
 
 
 def _spec(config: TrainConfig, dim: int) -> ModelSpec:
     """The model that a config names."""
     return ModelSpec(
-        name=config.model, dim=dim, layers=config.layers, loss=config.loss, l2=config.l2, init_std=config.init_std
+        name=config.model,
+        dim=dim,
+        layers=config.layers,
+        loss=config.loss,
+        l2=config.l2,
+        l2_row=config.l2_row,
+        init_std=config.init_std,
     )
 
 
 def _options(config: TrainConfig) -> TrainOptions:
     """How the model, or a reference of it, is trained."""
     return TrainOptions(
+        optimiser=config.optimiser,
         epochs=config.epochs,
         patience=config.patience,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
+        gradient_tolerance=config.gradient_tolerance,
         seed=config.seed,
     )
 
@@ -146,7 +161,9 @@ def _new_model(spec: ModelSpec, source: str, options: TrainOptions, embeddings: 
 
 def _figures(fitted: Fitted) -> dict[str, Any]:
     """What training cost and how it went."""
+    stationary = {"converged": fitted.converged, "gradient_norm": fitted.gradient_norm, "remedy": fitted.remedy}
     return {
+        **(stationary if fitted.converged is not None else {}),
         "best_epoch": fitted.best_epoch,
         "epochs_run": fitted.epochs_run,
         "interactions_per_second": fitted.interactions_per_second,
@@ -163,8 +180,19 @@ def _summary(report: dict[str, Any]) -> str:
         f"AUC: validation {figure(report['valid_auc'])}, test {figure(report['test_auc'])}",
     ]
     if report["source"] == "trained":
+        lbfgs = "converged" in report
+        run = "iterations" if lbfgs else f"epochs (best: {report['best_epoch']})"
         lines.append(
-            f"{report['epochs_run']} epochs (best: {report['best_epoch']}) in {report['seconds']:.1f} s, "
+            f"{report['epochs_run']} {run} in {report['seconds']:.1f} s, "
             f"{report['interactions_per_second']:,.0f} interactions per second"
         )
+        lines += [_stationarity(report)] if lbfgs else []
     return "\n".join(lines)
+
+
+def _stationarity(report: dict[str, Any]) -> str:
+    """How near to a stationary point lbfgs came."""
+    norm, tolerance = report["gradient_norm"], report["config"]["gradient_tolerance"]
+    if report["converged"]:
+        return f"stationary: gradient norm {norm:.2g}, within the tolerance {tolerance:g}"
+    return f"not stationary: gradient norm {norm:.2g} is above the tolerance {tolerance:g}: {report['remedy']}"

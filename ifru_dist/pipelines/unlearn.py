@@ -14,61 +14,47 @@ from pydantic import Field
 from ifru_dist.config import validated
 from ifru_dist.errors import GuardError, InputError
 from ifru_dist.evaluation.report import check_output, write_report
-from ifru_dist.influence.damping import DEFAULT_DAMPING
-from ifru_dist.influence.update import Outcome, SolveOptions
+from ifru_dist.influence.update import Outcome
+from ifru_dist.pipelines.gangs import GangFlags, run_on_workers
 from ifru_dist.pipelines.merging import merged_update
 from ifru_dist.pipelines.progress import say
-from ifru_dist.pipelines.ray_session import ray_session
 from ifru_dist.pipelines.requests import Request, read_requests
+from ifru_dist.pipelines.residual_budget import ResidualBudget
 from ifru_dist.pipelines.routing import Routed, Router
+from ifru_dist.pipelines.solving import SolveFlags, chosen_damping
 from ifru_dist.pipelines.unlearn_report import BatchResult, dry_run_summary, unlearn_report, unlearn_summary
-from ifru_dist.sharding.gang import Gang, GangOptions, plans_for, with_gang
-from ifru_dist.sharding.placement import assign_partitions
 from ifru_dist.sharding.policy import Failure
-from ifru_dist.sharding.worker import WorkerPlan
+from ifru_dist.sharding.solo import WorkerGroup
 from ifru_dist.workspace.commits import Erasure, commit_erasure
 from ifru_dist.workspace.keys import load_key
 from ifru_dist.workspace.ledger import read_ledger
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import Version, open_version
 
+RETRAINING_DUE = 9
+"""Exit status of a batch that was committed, but left the model past its residual budget."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class UnlearnConfig:
+class UnlearnConfig(SolveFlags, GangFlags):
     """Erase interactions from a trained model and its data, without retraining."""
 
     workspace: Path
     """Folder of the workspace; on a cluster, on a file system that all nodes share."""
     requests: Path
     """Parquet, CSV or JSON lines: columns user, item, optionally scope (interaction, user or item) and request_id."""
-    workers: Annotated[int, Field(ge=1)] = 2
-    """Shard actors that solve together."""
-    gpus_per_worker: Literal[0, 1] = 0
-    """1: each worker computes on a GPU of its own."""
-    hops: Annotated[int, Field(ge=0, le=3)] = 1
-    """How far from the erased endpoints rows may move; counts only with a --row-budget."""
-    row_budget: Annotated[int, Field(ge=0)] = 0
-    """Rows that may move at most. The erased endpoints always may, so with 0 only they do; resets come on top."""
-    newton_steps: Annotated[int, Field(ge=1)] = 1
-    """Anchored Gauss-Newton steps; a second one comes closer to retraining and costs half as much again."""
     damping: Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)] = "auto"
-    """c of Lambda = c * sqrt(degree): how strongly rows are held where little data holds them."""
-    tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """Relative residual at which the linear solve of a Newton step stops; the next step corrects what is left of it."""
-    max_iterations: Annotated[int, Field(ge=1)] = 200
-    """Conjugate gradient iterations per Newton step at most."""
+    """c of Lambda = c * sqrt(degree): how strongly rows are held where little data holds them; auto: what
+    jobs/calibrate.py found for the model, or else 0.4."""
+    residual_budget: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
+    """Share of the model's training interactions whose influence batches may leave unsolved in sum; past it the batch
+    is committed, and the job ends with status 9: retraining is due."""
     dry_run: bool = False
     """Show what would be erased, and change nothing."""
     max_users: Annotated[int | None, Field(ge=0)] = None
-    """Guard: refuse a batch that erases interactions of more users."""
+    """Guard: refuse a batch by which more users lose interactions, held-out pairs or their whole row."""
     max_interactions: Annotated[int | None, Field(ge=0)] = None
-    """Guard: refuse a batch that erases more interactions."""
-    max_retries: Annotated[int, Field(ge=0)] = 2
-    """How often a failed gang is rebuilt and the batch tried again."""
-    start_timeout_s: Annotated[float, Field(gt=0)] = 120.0
-    """How long to wait for room on the cluster."""
-    collective_timeout_s: Annotated[float, Field(gt=0)] = 30.0
-    """How long workers wait for a silent peer before the gang is given up."""
+    """Guard: refuse a batch that erases more training interactions."""
     key_file: Path | None = None
     """Key of the audit digests; default: beside the workspace, its name with .key."""
     output: Path | None = None
@@ -79,7 +65,8 @@ def unlearn(config: UnlearnConfig) -> int:
     """Run the job: one batch of requests, one new version, one report.
 
     Returns:
-        0, also when nothing was left to do because everything was erased before.
+        0, also when nothing was left to do because everything was erased before; RETRAINING_DUE when the batch was
+        committed and what stays unsolved is past the budget.
 
     Raises:
         IfruError: nothing was committed, and the workspace is as it was.
@@ -97,9 +84,11 @@ def unlearn(config: UnlearnConfig) -> int:
         return 0
     folder = config.output or workspace.root / "reports" / _report_name(result)
     report = unlearn_report(result, config)
-    write_report(folder, report, unlearn_summary(report))
-    print(f"{unlearn_summary(report)}\nreport: {folder}")
-    return 0
+    summary = unlearn_summary(report, result.residual_budget)
+    write_report(folder, report, summary)
+    print(f"{summary}\nreport: {folder}")
+    committed = result.version_after > result.version_before
+    return RETRAINING_DUE if committed and result.residual_budget.retraining_due else 0
 
 
 def _report_name(result: BatchResult) -> str:
@@ -121,25 +110,20 @@ class _UnlearnJob:
         key = load_key(config.key_file or version.workspace.default_key_file, manifest.key_fingerprint)
         ledger = read_ledger(root, manifest.requests, manifest.suppression)
         self._router = Router(version, ledger, key, requests)
-        self._options = SolveOptions(
-            damping=DEFAULT_DAMPING if config.damping == "auto" else config.damping,
-            newton_steps=config.newton_steps,
-            hops=config.hops if config.row_budget else 0,
-            row_budget=config.row_budget,
-            tolerance=config.tolerance,
-            max_iterations=config.max_iterations,
-        )
+        self._damping = chosen_damping(config.damping, version.model, config)
+        self._options = config.solve_options(self._damping.value)
 
     def run(self) -> BatchResult:
         """Route, solve, commit."""
         routed, outcomes = self._solve()
         self._refuse_if_nothing_matched(routed)
         before = after = self._version.manifest.version
+        budget = self._budget(routed, outcomes)
         rows = np.empty(0, np.int64)
-        if outcomes is not None:
+        if routed.erases and not self._config.dry_run:
             with self._phase("commit"):
-                rows, values = merged_update(self._version, outcomes)
-                after = self._commit(routed, outcomes, rows, values)
+                rows, values = merged_update(self._version, outcomes or [], routed.forgotten)
+                after = self._commit(routed, outcomes, rows, values, budget.unsolved)
         self._seconds["job"] = time.perf_counter() - self._started
         return BatchResult(
             routed=routed,
@@ -147,6 +131,8 @@ class _UnlearnJob:
             version_before=before,
             version_after=after,
             rows_updated=len(rows),
+            damping=self._damping,
+            residual_budget=budget,
             options=self._options,
             seconds=self._seconds,
             failed_attempts=self._failures,
@@ -156,33 +142,9 @@ class _UnlearnJob:
         """Find the examples and solve, on a gang; without a gang when every request is settled already."""
         if self._router.settled:
             return self._router.route([]), None
-        config = self._config
-        say(f"starting {config.workers} workers for version {self._version.manifest.version}")
-        owned = assign_partitions(self._version.partition_edges(), config.workers)
-        plan = WorkerPlan(
-            workspace=self._version.workspace.root,
-            version=self._version.manifest.version,
-            digest=self._version.workspace.digest(self._version.manifest.version),
-            owned=tuple(tuple(partitions) for partitions in owned),
-            rank=0,
-            device="cuda" if config.gpus_per_worker else "cpu",
-            threads=1,
-            timeout_s=config.collective_timeout_s,
-        )
-        options = GangOptions(
-            gpus_per_worker=config.gpus_per_worker,
-            start_timeout_s=config.start_timeout_s,
-        )
-        with ray_session(config.workers):
-            return with_gang(
-                plans_for(plan),
-                options,
-                self._work,
-                max_retries=config.max_retries,
-                on_failure=self._note_failure,
-            )
+        return run_on_workers(self._version, self._config, self._work, self._note_failure)
 
-    def _work(self, gang: Gang) -> tuple[Routed, list[Outcome] | None]:
+    def _work(self, gang: WorkerGroup) -> tuple[Routed, list[Outcome] | None]:
         """The part that a fresh gang can do again: it has no effect outside the gang."""
         self._seconds["startup"] = time.perf_counter() - self._started
         with self._phase("route"):
@@ -198,7 +160,7 @@ class _UnlearnJob:
 
     def _guard(self, routed: Routed) -> None:
         """Refuse a batch that is larger than the guards allow."""
-        users = len(np.unique(routed.pairs[:, 0]))
+        users = len(routed.users)
         for name, seen, limit in (
             ("--max-users", users, self._config.max_users),
             ("--max-interactions", len(routed.examples), self._config.max_interactions),
@@ -208,6 +170,15 @@ class _UnlearnJob:
                     f"{name} = {limit}, but these requests erase {len(routed.examples)} interactions of {users} users: "
                     "check the requests with --dry-run, then raise the guard or split the file"
                 )
+
+    def _budget(self, routed: Routed, outcomes: list[Outcome] | None) -> ResidualBudget:
+        """What stays unsolved, with this batch where it was solved."""
+        return ResidualBudget(
+            trained=self._version.trained_interactions,
+            spent_before=self._version.model.unsolved_interactions,
+            unsolved=outcomes[0].influence_residual * len(routed.examples) if outcomes else 0.0,
+            budget=self._config.residual_budget,
+        )
 
     def _refuse_if_nothing_matched(self, routed: Routed) -> None:
         """A file of which not one request fits the data is more likely a mistake than a deletion."""
@@ -219,12 +190,17 @@ class _UnlearnJob:
             for row, (request, entry) in enumerate(zip(self._requests, routed.entries, strict=True), start=1)
         ][:3]
         raise InputError(
-            f"none of the {counts['received']} requests of {self._config.requests} matches the training data "
+            f"none of the {counts['received']} requests of {self._config.requests} matches the data "
             f"({'; '.join(examples)}): check the ids and the columns; nothing was changed"
         )
 
     def _commit(
-        self, routed: Routed, outcomes: list[Outcome], rows: NDArray[np.int64], values: NDArray[np.float32]
+        self,
+        routed: Routed,
+        outcomes: list[Outcome] | None,
+        rows: NDArray[np.int64],
+        values: NDArray[np.float32],
+        unsolved: float,
     ) -> int:
         """Commit the batch; returns the new version."""
         erasure = Erasure(
@@ -233,11 +209,16 @@ class _UnlearnJob:
             values=values,
             requests=routed.entries,
             suppressed=routed.suppressed,
+            forgotten=routed.forgotten,
+            held_out=routed.held_out.positions,
+            unsolved_interactions=unsolved,
             summary={
                 "interactions_erased": len(routed.examples),
                 "rows_updated": len(rows),
+                "rows_forgotten": len(routed.forgotten),
+                "held_out_erased": len(routed.held_out.rows),
                 "damping": self._options.damping,
-                "influence_residual": outcomes[0].influence_residual,
+                "influence_residual": outcomes[0].influence_residual if outcomes else None,
             },
         )
         return commit_erasure(self._version, erasure).version

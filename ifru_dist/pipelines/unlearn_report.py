@@ -1,17 +1,19 @@
 """What jobs/unlearn.py reports: report.json, its summary in words, and the listing of a dry run."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from ifru_dist.config import as_dict
-from ifru_dist.influence.cg import REMEDIES
-from ifru_dist.influence.update import Outcome, SolveOptions
+from ifru_dist.influence.options import REMEDIES, SolveOptions
+from ifru_dist.influence.update import Outcome
 from ifru_dist.pipelines.requests import Request
+from ifru_dist.pipelines.residual_budget import ResidualBudget
 from ifru_dist.pipelines.routing import Routed
+from ifru_dist.pipelines.solving import ChosenDamping
 
 LISTED = 20
 """Requests that a listing shows at most."""
@@ -29,6 +31,8 @@ class BatchResult:
     version_before: int
     version_after: int
     rows_updated: int
+    damping: ChosenDamping
+    residual_budget: ResidualBudget
     options: SolveOptions
     seconds: dict[str, float]
     failed_attempts: list[str]
@@ -48,7 +52,10 @@ def unlearn_report(result: BatchResult, config: Any) -> dict[str, Any]:
         "users_touched": len(np.unique(result.routed.pairs[:, 0])),
         "items_touched": len(np.unique(result.routed.pairs[:, 1])),
         "rows_updated": result.rows_updated,
-        **_solver_report(result, config),
+        "rows_forgotten": len(result.routed.forgotten),
+        "held_out_erased": len(result.routed.held_out.rows),
+        **_solver_report(result),
+        "residual_budget": result.residual_budget.as_report(),
         "seconds": {
             "total": sum(seconds.get(phase, 0.0) for phase in ("route", "gang", "commit")),
             "route": seconds.get("route", 0.0),
@@ -62,21 +69,37 @@ def unlearn_report(result: BatchResult, config: Any) -> dict[str, Any]:
     }
 
 
-def unlearn_summary(report: dict[str, Any]) -> str:
+def unlearn_summary(report: dict[str, Any], budget: ResidualBudget) -> str:
     """The report in words."""
     requests = report["requests"]
     lines = [
         f"requests: {requests['received']} received, {requests['applied']} applied, {requests['duplicate']} erased "
         f"before, {requests['not_found']} not found, {requests['rejected']} rejected"
     ]
-    if report["solver"] is None:
+    if report["version_after"] == report["version_before"]:
         lines.append(f"nothing to do: version {report['version_after']} stays current")
-        return "\n".join(lines)
-    solver, subgraph, seconds = report["solver"], report["subgraph"], report["seconds"]
-    lines += [
+        return "\n".join([*lines, budget.in_words()])
+    reset = report["subgraph"]["rows_reset"] if report["subgraph"] else report["rows_updated"]
+    lines.append(
         f"version {report['version_before']} -> {report['version_after']}: {report['interactions_erased']} "
         f"interactions of {report['users_touched']} users erased, {report['rows_updated']} rows updated "
-        f"({subgraph['rows_reset']} of them reset)",
+        f"({reset} of them reset)"
+    )
+    if report["rows_forgotten"] or report["held_out_erased"]:
+        lines.append(_forgotten_in_words(report["rows_forgotten"], report["held_out_erased"]) + " erased")
+    lines += _solver_summary(report) if report["solver"] else []
+    return "\n".join([*lines, budget.in_words()])
+
+
+def _forgotten_in_words(rows: int, held_out: int) -> str:
+    """What goes besides training interactions."""
+    return f"{rows} users and items with their ids, and {held_out} validation and test pairs"
+
+
+def _solver_summary(report: dict[str, Any]) -> list[str]:
+    """How the solve went, in lines."""
+    solver, seconds = report["solver"], report["seconds"]
+    lines = [
         f"solver: {solver['status']}, {solver['newton_steps']} Newton steps with {solver['iterations']} iterations, "
         f"damping {solver['damping']} ({solver['damping_source']})",
         f"influence residual: {report['influence_residual']:.4f} (1 = untouched, 0 = gone to first order)",
@@ -87,18 +110,16 @@ def unlearn_summary(report: dict[str, Any]) -> str:
             "note: the residual did not fall, which says little of a model that was stopped early: compare with "
             "retraining by jobs/evaluate.py --against retrain"
         )
-    if solver["remedy"]:
-        lines.append(f"note: {solver['remedy']}")
-    return "\n".join(lines)
+    return lines + [f"note: {solver[key]}" for key in ("remedy", "damping_note") if solver[key]]
 
 
 def dry_run_summary(result: BatchResult, requests: Sequence[Request]) -> str:
     """What would be erased, by request."""
-    counts = result.routed.counts()
+    routed, counts = result.routed, result.routed.counts()
     lines = [
-        f"dry run: {len(result.routed.examples)} interactions of {len(np.unique(result.routed.pairs[:, 0]))} users "
-        f"would be erased; requests: "
-        + ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items())
+        f"dry run: {len(routed.examples)} interactions of {len(routed.users)} users would be erased; requests: "
+        + ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items()),
+        _forgotten_in_words(len(routed.forgotten), len(routed.held_out.rows)) + " would go, too",
     ]
     for row, (request, entry) in enumerate(zip(requests, result.routed.entries, strict=True), start=1):
         if row > LISTED:
@@ -106,6 +127,7 @@ def dry_run_summary(result: BatchResult, requests: Sequence[Request]) -> str:
             break
         what = f"{entry.interactions} interactions" if entry.status == "applied" else entry.reason
         lines.append(f"  row {row}: {request.describe()}: {entry.status.replace('_', ' ')}, {what}")
+    lines.append(result.residual_budget.in_words())
     return "\n".join([*lines, f"nothing was changed: version {result.version_after} stays current"])
 
 
@@ -116,25 +138,30 @@ def _not_applied(routed: Routed) -> Iterator[dict[str, Any]]:
             yield {"row": row, "request_id": entry.request_id, "status": entry.status, "reason": entry.reason}
 
 
-def _solver_report(result: BatchResult, config: Any) -> dict[str, Any]:
+def _solver_report(result: BatchResult) -> dict[str, Any]:
     """Subgraph, solver and certificate; None where nothing was solved."""
     if result.outcomes is None:
         return {"subgraph": None, "solver": None, "influence_residual": None, "bytes_exchanged": 0}
     first = result.outcomes[0]
     return {
         "subgraph": {
-            "rows": first.selected_rows,
-            "edges": first.edges,
-            "hops": result.options.hops,
-            "rounds": 1,
-            "rows_reset": sum(len(outcome.emptied) for outcome in result.outcomes),
+            "rows": first.rounds[-1].rows,
+            "edges": first.rounds[-1].edges,
+            "importance": result.options.importance,
+            "hops": result.options.hops if result.options.importance == "degree" else None,
+            "rounds": [asdict(entry) for entry in first.rounds],
+            "rows_reset": result.rows_updated - sum(len(outcome.rows) for outcome in result.outcomes),
         },
         "solver": {
             "newton_steps": len(first.iterations),
             "iterations": first.iterations,
             "relative_residual": first.relative_residual,
-            "damping": result.options.damping,
-            "damping_source": "default" if config.damping == "auto" else "given",
+            "damping": result.damping.value,
+            "damping_source": result.damping.source,
+            "damping_note": result.damping.note,
+            "curvature": result.options.curvature,
+            "preconditioner": result.options.preconditioner,
+            "objective_change": first.objective_change,
             "status": first.status,
             "remedy": REMEDIES[first.status],
         },

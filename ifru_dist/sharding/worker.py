@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from ifru_dist.errors import WorkspaceError
 from ifru_dist.influence.communicator import Communicator, LocalCommunicator
 from ifru_dist.influence.kernels import kernels_for
+from ifru_dist.influence.options import USABLE, SolveOptions
 from ifru_dist.influence.shard import Shard, edges_of
-from ifru_dist.influence.update import Outcome, SolveOptions, unlearn_batch
+from ifru_dist.influence.update import Batch, Outcome
 from ifru_dist.models.factory import build_model
 from ifru_dist.sharding.communicator import GangCommunicator, join_group
 from ifru_dist.sharding.placement import ownership_of
@@ -129,18 +130,42 @@ class Worker:
 
     def solve(self, examples: NDArray[np.int64], options: SolveOptions) -> Outcome:
         """Erase examples (by id): the whole solve, with all workers of the gang at once."""
-        if self._communicator is None:
-            raise RuntimeError("solve was called before connect")
         start = time.perf_counter()
+        outcome = self._batch(examples, options).solve(options.damping)
+        outcome.seconds["worker"] = time.perf_counter() - start
+        return _on_host(outcome)
+
+    def calibrate(self, examples: NDArray[np.int64], options: SolveOptions, dampings: Sequence[float]) -> list[Outcome]:
+        """Erase examples (by id) once for each of some values of c, which take the place of ``options.damping``.
+
+        All start from the same prepared batch. Without a fixed number of Newton steps each solve goes on to the
+        tolerance, so it starts where that of the last c ended, which is near when c descends. With a fixed number each
+        starts from the model: from anywhere nearer it would come closer to the end than the job that calibration is
+        for.
+        """
+        batch, outcomes, near = self._batch(examples, options), list[Outcome](), None
+        for damping in dampings:
+            outcome = batch.solve(damping, near)
+            if options.newton_steps is None and outcome.status in USABLE:
+                near = batch.after_first_round
+            outcomes.append(_on_host(outcome))
+        return outcomes
+
+    def _batch(self, examples: NDArray[np.int64], options: SolveOptions) -> Batch:
+        """The batch that erases examples (by id)."""
+        if self._communicator is None:
+            raise RuntimeError("a batch was to be solved before connect")
         goes = torch.zeros(self._n_examples, dtype=torch.bool, device=self.device)
         goes[torch.from_numpy(examples).to(self.device)] = True
         erased = goes[self._shard.example]
-        outcome = unlearn_batch(
+        return Batch(
             self._shard, erased, self._model, self._communicator, self._kernels, options, self._layout.partitions
         )
-        outcome.seconds["worker"] = time.perf_counter() - start
-        # To the host: the coordinator's machine may have no GPU.
-        return replace(outcome, rows=outcome.rows.cpu(), values=outcome.values.cpu(), emptied=outcome.emptied.cpu())
+
+
+def _on_host(outcome: Outcome) -> Outcome:
+    """An outcome in the host's memory: the coordinator's machine may have no GPU."""
+    return replace(outcome, rows=outcome.rows.cpu(), values=outcome.values.cpu(), emptied=outcome.emptied.cpu())
 
 
 def load_shard(version: Version, partitions: Sequence[int], device: torch.device) -> Shard:

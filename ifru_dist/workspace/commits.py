@@ -1,14 +1,17 @@
-"""The two ways in which a new version follows an old one: a model is trained or imported, a batch is erased."""
+"""The ways in which a new version follows an old one: a model is trained, imported or calibrated, a batch is erased."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ifru_dist.models.spec import ModelSpec
-from ifru_dist.workspace.files import write_table
+from ifru_dist.workspace.files import FileEntry, write_table
+from ifru_dist.workspace.layout import HELD_OUT, Layout
 from ifru_dist.workspace.ledger import LedgerEntry, write_requests, write_suppression
-from ifru_dist.workspace.manifest import Manifest, ModelRecord
+from ifru_dist.workspace.manifest import Calibration, Manifest, ModelRecord
 from ifru_dist.workspace.store import utc_now
 from ifru_dist.workspace.tables import write_base, write_delta
 from ifru_dist.workspace.version import Version
@@ -40,6 +43,12 @@ class Erasure:
     suppressed: list[bytes]
     summary: dict[str, object]
     """Counts for the manifest."""
+    unsolved_interactions: float = 0.0
+    """How many of the erased interactions' influence is left: influence residual times interactions."""
+    forgotten: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """Global rows whose ids and held-out pairs go, ascending; their reset embeddings are among ``values``."""
+    held_out: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    """Part -> positions in its stored file of the held-out pairs that go by themselves."""
 
 
 def commit_model(version: Version, model: NewModel) -> Manifest:
@@ -51,28 +60,59 @@ def commit_model(version: Version, model: NewModel) -> Manifest:
         options=model.options,
         seed=model.seed,
         trained_version=version.manifest.version + 1,
+        trained_interactions=version.manifest.n_examples - version.manifest.n_erased,
         base=write_base(workspace.root, version.layout, model.embeddings),
     )
     return _commit(version, kind="train", model=record, extra={"source": model.source})
 
 
+def commit_calibration(version: Version, calibration: Calibration) -> Manifest:
+    """Commit the damping that was found for the model; nothing else changes. The caller holds the lock."""
+    summary: dict[str, object] = {"damping": calibration.damping, "gap": calibration.gap}
+    return _commit(version, kind="calibrate", model=replace(version.model, calibration=calibration), extra=summary)
+
+
 def commit_erasure(version: Version, erasure: Erasure) -> Manifest:
-    """Commit examples, graph, tables and requests of a batch together. The caller holds the lock."""
-    root, old = version.workspace.root, version.manifest
-    tombstones = write_table(root, "examples/erased", {"example": erasure.examples})
-    delta = write_delta(root, version.layout, erasure.rows, erasure.values)
+    """Commit examples, graph, tables, ids, held-out pairs and requests of a batch together. The caller holds the lock.
+
+    What a batch does not erase costs no file.
+    """
+    root, old, layout = version.workspace.root, version.manifest, version.layout
+    examples, rows = erasure.examples, erasure.rows
+    tombstones = [write_table(root, "examples/erased", {"example": examples})] if len(examples) else []
+    deltas = [write_delta(root, layout, rows, erasure.values)] if len(rows) else []
     requests = write_requests(root, erasure.requests, old.version + 1)
     suppression = write_suppression(root, erasure.suppressed)
     return _commit(
         version,
         kind="unlearn",
-        tombstones=(*old.tombstones, tombstones),
+        tombstones=(*old.tombstones, *tombstones),
         n_erased=old.n_erased + len(erasure.examples),
-        model=replace(version.model, deltas=(*version.model.deltas, delta)),
+        forgotten=(*old.forgotten, *_write_forgotten(root, layout, erasure.forgotten)),
+        held_out_erased=(*old.held_out_erased, *_write_held_out(root, erasure.held_out)),
+        model=replace(
+            version.model,
+            deltas=(*version.model.deltas, *deltas),
+            unsolved_interactions=version.model.unsolved_interactions + erasure.unsolved_interactions,
+        ),
         requests=(*old.requests, requests),
         suppression=(*old.suppression, suppression),
         extra=erasure.summary,
     )
+
+
+def _write_forgotten(root: Path, layout: Layout, rows: NDArray[np.int64]) -> list[FileEntry]:
+    """The forgotten rows of a batch, as a file where there are any. It holds no id."""
+    columns = {"table": layout.table_of(rows).astype(np.int8), "row": layout.local(rows)}
+    return [write_table(root, "ids/forgotten", columns)] if len(rows) else []
+
+
+def _write_held_out(root: Path, positions: Mapping[str, NDArray[np.int64]]) -> list[FileEntry]:
+    """The held-out pairs that a batch erases by themselves, as a file where there are any."""
+    parts = [positions.get(part, np.empty(0, np.int64)) for part in HELD_OUT]
+    index = np.repeat(np.arange(len(HELD_OUT), dtype=np.int8), [len(part) for part in parts])
+    columns = {"part": index, "position": np.concatenate(parts)}
+    return [write_table(root, "split/erased", columns)] if len(index) else []
 
 
 def _commit(version: Version, kind: str, **changes: object) -> Manifest:

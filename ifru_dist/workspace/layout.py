@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 TABLES = ("user", "item")
 """The embedding tables; a global row counts users first, then items."""
+HELD_OUT = ("valid", "test")
+"""The parts that no model is trained on; a file of erased pairs names them by their index here."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ class Layout:
     def local(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Row inside its table of global rows (n,)."""
         return rows - np.asarray(self.offsets, dtype=np.int64)[self.table_of(rows)]
+
+    def global_rows(self, tables: NDArray[np.int8], local: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Global rows (n,) from table indices (n,) and rows inside these tables (n,)."""
+        return local + np.asarray(self.offsets, dtype=np.int64)[tables]
 
     def partition_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Virtual partition of global rows (n,)."""

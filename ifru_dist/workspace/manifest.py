@@ -14,6 +14,26 @@ FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """The damping that came closest to one retraining, and how that was found."""
+
+    damping: float
+    """c of Lambda = c * sqrt(degree)."""
+    gap: float
+    """Mean |score - retrained score| on the sample, unlearned with this damping."""
+    gap_do_nothing: float
+    """The same for the model that was calibrated, as it was."""
+    interactions: int
+    """Training interactions in the sample."""
+    seed: int
+    """Seed of the sample and of the retraining."""
+    version: int
+    """The version whose model was calibrated."""
+    solver: dict[str, Any]
+    """Solver options; with others the best damping may be another."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelRecord:
     """A model of a version: what it is, how it came, and the files of its embedding rows."""
 
@@ -30,6 +50,12 @@ class ModelRecord:
     """One file per table."""
     deltas: tuple[FileEntry, ...] = ()
     """Changed rows, oldest first."""
+    trained_interactions: int | None = None
+    """Training interactions when the model was made; None in manifests of earlier releases."""
+    unsolved_interactions: float = 0.0
+    """Erased interactions whose influence is still there: the sum over the batches of influence residual times
+    interactions."""
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +66,7 @@ class Manifest:
     parent: str | None
     """SHA-256 of the manifest before; None in the first version."""
     kind: str
-    """The job that made the version: preprocess, train or unlearn."""
+    """The job that made the version: preprocess, train, calibrate or unlearn."""
     created: str
     """UTC time, ISO 8601."""
     key_fingerprint: str | None
@@ -62,6 +88,10 @@ class Manifest:
     tombstones: tuple[FileEntry, ...] = ()
     """Ids of erased examples, one file per version that erased some."""
     n_erased: int = 0
+    forgotten: tuple[FileEntry, ...] = ()
+    """Rows whose ids and held-out pairs are gone, one file per version that forgot some."""
+    held_out_erased: tuple[FileEntry, ...] = ()
+    """Positions of held-out pairs that were erased by themselves, one file per version that erased some."""
     model: ModelRecord | None = None
     requests: tuple[FileEntry, ...] = ()
     suppression: tuple[FileEntry, ...] = ()
@@ -71,8 +101,9 @@ class Manifest:
     def files(self) -> list[FileEntry]:
         """Every file of the version."""
         model = (*self.model.base, *self.model.deltas) if self.model else ()
-        data = (*self.ids, self.examples, *self.graph, *self.degrees, self.valid, self.test, *self.tombstones)
-        return [*data, *model, *self.requests, *self.suppression]
+        data = (*self.ids, self.examples, *self.graph, *self.degrees, self.valid, self.test)
+        erased = (*self.tombstones, *self.forgotten, *self.held_out_erased)
+        return [*data, *erased, *model, *self.requests, *self.suppression]
 
     def successor(self, *, parent_digest: str, kind: str, created: str, **changes: Any) -> "Manifest":
         """The next version: this one with changes."""
@@ -117,6 +148,8 @@ def _manifest(value: dict[str, Any]) -> Manifest:
     fields = {key: item for key, item in value.items() if key not in ("format", "tables")}
     for key in ("ids", "graph", "degrees", "tombstones", "requests", "suppression"):
         fields[key] = _entries(fields[key])
+    for key in ("forgotten", "held_out_erased"):  # manifests of earlier releases have none
+        fields[key] = _entries(fields.get(key, []))
     for key in ("examples", "valid", "test"):
         fields[key] = entry_from_json(fields[key])
     layout = fields.pop("layout")
@@ -131,7 +164,9 @@ def _manifest(value: dict[str, Any]) -> Manifest:
 def _model(value: dict[str, Any]) -> ModelRecord:
     """The model record from its JSON object."""
     fields = dict(value)
+    calibration = fields.pop("calibration", None)  # manifests of earlier releases have none
     return ModelRecord(
+        calibration=Calibration(**calibration) if calibration else None,
         spec=ModelSpec(**fields.pop("spec")),
         base=_entries(fields.pop("base")),
         deltas=_entries(fields.pop("deltas")),

@@ -65,8 +65,7 @@ def read_partitions(
 def read_delta(root: Path, layout: Layout, entry: FileEntry) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Global rows (n,) and embeddings (n, dim) of one delta file."""
     table = open_arrow(root, entry).read_all().combine_chunks()
-    tables = table.column("table").to_numpy()
-    rows = table.column("row").to_numpy() + np.asarray(layout.offsets, dtype=np.int64)[tables]
+    rows = layout.global_rows(table.column("table").to_numpy(), table.column("row").to_numpy())
     return rows, _matrix(table.column("embedding").combine_chunks())
 
 

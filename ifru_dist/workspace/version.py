@@ -12,7 +12,7 @@ from ifru_dist.errors import WorkspaceError
 from ifru_dist.interactions import Interactions
 from ifru_dist.workspace.files import FileEntry, open_arrow
 from ifru_dist.workspace.graph import Incidence, partition_edges, read_incidence
-from ifru_dist.workspace.layout import TABLES, Layout
+from ifru_dist.workspace.layout import HELD_OUT, TABLES, Layout
 from ifru_dist.workspace.manifest import Manifest, ModelRecord
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.tables import read_all, read_partitions
@@ -41,12 +41,34 @@ class Version:
             raise WorkspaceError(f"{self.workspace.root} holds no model yet: make one with jobs/train.py")
         return self.manifest.model
 
+    @property
+    def trained_interactions(self) -> int:
+        """Training interactions when the version's model was made."""
+        if self.model.trained_interactions is not None:
+            return self.model.trained_interactions
+        original = self.workspace.manifest(self.model.trained_version)
+        return original.n_examples - original.n_erased
+
     def ids(self, table: int) -> pa.Array:
-        """External ids of one table in row order: int64 or large_string."""
-        return self._read(self.manifest.ids[table]).column("id").combine_chunks()
+        """External ids of one table in row order: int64 or large_string; null where the row was forgotten."""
+        ids = self._read(self.manifest.ids[table]).column("id").combine_chunks()
+        forgotten = self.forgotten_rows()
+        gone = np.zeros(len(ids), dtype=bool)
+        gone[self.layout.local(forgotten[self.layout.table_of(forgotten) == table])] = True
+        return pc.if_else(pa.array(gone), pa.scalar(None, ids.type), ids) if gone.any() else ids
+
+    def forgotten_rows(self) -> NDArray[np.int64]:
+        """Global rows (n,), ascending, of users and items that were erased wholly: ids and held-out pairs are gone."""
+        files = [self._read(entry) for entry in self.manifest.forgotten]
+        parts = [self.layout.global_rows(f.column("table").to_numpy(), f.column("row").to_numpy()) for f in files]
+        return np.sort(np.concatenate([np.empty(0, np.int64), *parts]))
+
+    def known_rows(self) -> NDArray[np.int64]:
+        """Global rows (n,), ascending, that have an id: all but the forgotten ones."""
+        return np.delete(np.arange(self.layout.n_rows), self.forgotten_rows())
 
     def find_rows(self, table: int, ids: pa.Array) -> NDArray[np.int64]:
-        """Global rows (n,) of external ids given as strings, -1 where an id is null or unknown."""
+        """Global rows (n,) of external ids given as strings, -1 where an id is null, unknown or forgotten."""
         known = self.ids(table).cast(pa.large_string())
         found = pc.index_in(ids.cast(pa.large_string()), value_set=known, skip_nulls=True)
         local = pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -75,9 +97,19 @@ class Version:
         return self.all_examples().take(self.alive())
 
     def held_out(self, part: str) -> Interactions:
-        """The ``valid`` or ``test`` pairs."""
+        """The ``valid`` or ``test`` pairs that are left, in their order."""
+        return self.held_out_left(part)[1]
+
+    def held_out_left(self, part: str) -> tuple[NDArray[np.int64], Interactions]:
+        """The ``valid`` or ``test`` pairs that are left, behind their positions (n,) in the stored file."""
         entry = {"valid": self.manifest.valid, "test": self.manifest.test}[part]
-        return self._pairs(self._read(entry))
+        pairs = self._pairs(self._read(entry))
+        left = np.asarray(~np.isin(pairs.rows, self.forgotten_rows()).any(axis=1))
+        for erased in map(self._read, self.manifest.held_out_erased):
+            here = erased.column("part").to_numpy() == HELD_OUT.index(part)
+            left[erased.column("position").to_numpy()[here]] = False
+        positions = np.flatnonzero(left)
+        return positions, pairs.take(positions)
 
     def embeddings(self) -> NDArray[np.float32]:
         """Embeddings (N, dim) of all rows in global order."""

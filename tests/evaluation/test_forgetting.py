@@ -1,15 +1,17 @@
+import math
+
 import numpy as np
 import pytest
 
-from ifru_dist.errors import InputError
 from ifru_dist.evaluation.forgetting import (
     HeldLabels,
     PairScores,
     forgetting_figures,
     logit_gap,
     logloss,
+    mean_and_spread,
     membership_auc,
-    noise_floor,
+    retrained_figures,
 )
 
 LABELS = HeldLabels(
@@ -31,45 +33,60 @@ def softplus(value: float) -> float:
 
 
 def test_figures_of_a_case_done_by_hand() -> None:
-    # The reference is [0.5, -0.5] on erased and [0.5, 0, 0] on test pairs; the retrainings are 1 apart on erased pairs.
-    figures = forgetting_figures({"original": ORIGINAL, "unlearned": UNLEARNED}, RETRAINED, LABELS)
-    assert figures["original"] == {
+    # The reference is [0.5, -0.5] on erased and [0.5, 0, 0] on test pairs.
+    assert forgetting_figures(ORIGINAL, RETRAINED, LABELS) == {
         "logit_gap_erased": pytest.approx(2.5),
         "logit_gap_test": pytest.approx(0.5),
         "membership_auc": 1.0,
         "logloss_erased": pytest.approx(softplus(-3)),
     }
-    assert figures["unlearned"] == {
+    assert forgetting_figures(UNLEARNED, RETRAINED, LABELS) == {
         "logit_gap_erased": pytest.approx(1.0),
         "logit_gap_test": 0.0,
         "membership_auc": 1.0,
         "logloss_erased": pytest.approx((softplus(-1) + softplus(-2)) / 2),
     }
-    # First retraining: four equal losses, 0.5; second: two members at -1 against -1 (a tie) and 0.
-    assert figures["retrained"] == {
+
+
+def test_each_retraining_is_measured_against_the_others() -> None:
+    # They are 1 apart on erased pairs. First: four equal losses; second: two members at -1 against -1 (a tie) and 0.
+    first, second = retrained_figures(RETRAINED, LABELS)
+    assert first == {
         "logit_gap_erased": pytest.approx(1.0),
         "logit_gap_test": pytest.approx(1 / 3),
-        "membership_auc": pytest.approx((0.5 + 0.75) / 2),
-        "logloss_erased": pytest.approx((softplus(0) + softplus(-1)) / 2),
+        "membership_auc": pytest.approx(0.5),
+        "logloss_erased": pytest.approx(softplus(0)),
+    }
+    assert second == {
+        "logit_gap_erased": pytest.approx(1.0),
+        "logit_gap_test": pytest.approx(1 / 3),
+        "membership_auc": pytest.approx(0.75),
+        "logloss_erased": pytest.approx(softplus(-1)),
     }
 
 
 def test_one_retraining_has_no_noise_floor() -> None:
-    retrained = forgetting_figures({"unlearned": UNLEARNED}, RETRAINED[:1], LABELS)["retrained"]
-    assert retrained["logit_gap_erased"] is None
-    assert retrained["logit_gap_test"] is None
-    assert retrained["logloss_erased"] == pytest.approx(softplus(0))
-
-
-def test_no_retraining_is_an_error() -> None:
-    with pytest.raises(InputError, match="0 retrained models"):
-        forgetting_figures({"unlearned": UNLEARNED}, [], LABELS)
+    (alone,) = retrained_figures(RETRAINED[:1], LABELS)
+    assert alone["logit_gap_erased"] is None
+    assert alone["logit_gap_test"] is None
+    assert alone["logloss_erased"] == pytest.approx(softplus(0))
 
 
 def test_noise_floor_leaves_each_out_in_turn() -> None:
     # 0 against 4.5, 3 against 3, 6 against 1.5.
-    assert noise_floor([np.array([0.0]), np.array([3.0]), np.array([6.0])]) == pytest.approx(3.0)
-    assert noise_floor([np.array([0.0])]) is None
+    retrained = [scores([value, 0.0], [0.0, 0.0, 0.0]) for value in (0.0, 3.0, 6.0)]
+    gaps = [figures["logit_gap_erased"] for figures in retrained_figures(retrained, LABELS)]
+    assert gaps == pytest.approx([4.5 / 2, 0.0, 4.5 / 2])
+
+
+def test_mean_and_spread() -> None:
+    mean, spread = mean_and_spread([{"a": 1.0, "b": 2.0}, {"a": 3.0, "b": None}, {"a": 8.0, "b": 2.0}])
+    assert mean == {"a": 4.0, "b": None}
+    assert spread == {"a": pytest.approx(math.sqrt(13)), "b": None}
+
+
+def test_one_model_has_no_spread() -> None:
+    assert mean_and_spread([{"a": 1.5, "b": None}]) == ({"a": 1.5, "b": None}, {"a": None, "b": None})
 
 
 def test_untouched_test_pairs_do_not_count_for_membership() -> None:
@@ -83,16 +100,15 @@ def test_membership_is_below_a_half_where_erased_pairs_fit_worse() -> None:
 
 def test_figures_that_do_not_exist_are_none() -> None:
     nothing = HeldLabels(erased=np.empty(0), test=LABELS.test, test_touched=LABELS.test_touched)
-    figures = forgetting_figures(
-        {"unlearned": scores([], [0.5, 0.0, 0.0])}, [scores([], [0.0, 0.0, 0.0]), scores([], [1.0, 0.0, 0.0])], nothing
-    )
-    for figure in figures.values():
-        assert figure["logit_gap_erased"] is None
-        assert figure["membership_auc"] is None
-        assert figure["logloss_erased"] is None
-        assert figure["logit_gap_test"] is not None
+    figures = forgetting_figures(scores([], [0.5, 0.0, 0.0]), [scores([], [0.0, 0.0, 0.0])], nothing)
+    assert figures == {
+        "logit_gap_erased": None,
+        "logit_gap_test": pytest.approx(0.5 / 3),
+        "membership_auc": None,
+        "logloss_erased": None,
+    }
 
 
 def test_large_scores_do_not_overflow() -> None:
     assert logloss(np.array([-1e4], dtype=np.float32), np.array([1.0])) == pytest.approx(1e4)
-    assert logit_gap(np.array([1e4], dtype=np.float32), np.array([-1e4])) == pytest.approx(2e4)
+    assert logit_gap(np.array([1e4], dtype=np.float32), [np.array([-1e4])]) == pytest.approx(2e4)

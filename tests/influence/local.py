@@ -16,7 +16,7 @@ class DotProduct:
 
     def __init__(self, case: Case) -> None:
         self.loss = BinaryCrossEntropy()
-        self.l2 = case.l2
+        self.l2, self.l2_row = case.l2, case.l2_row
         self.layer_weights = case.layer_weights
 
     def score(self, rows: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ class Case:
     layer_weights: tuple[float, ...]
     l2: float
     partitions: int
+    l2_row: float = 0.0
 
     @property
     def rows(self) -> int:
@@ -53,11 +54,12 @@ def scores(case: Case, present: Tensor, embeddings: Tensor) -> Tensor:
 
 
 def objective(case: Case, present: Tensor, embeddings: Tensor) -> Tensor:
-    """L(E; D): summed loss and per-example regulariser."""
+    """L(E; D): summed loss, per-example regulariser and per-row weight decay."""
     q = torch.sigmoid(scores(case, present, embeddings))
     y, pairs = case.label[present], case.pairs[present]
     loss = -(y * torch.log(q) + (1 - y) * torch.log(1 - q)).sum()
-    return loss + case.l2 / 2 * (embeddings[pairs[:, 0]].square().sum() + embeddings[pairs[:, 1]].square().sum())
+    per_example = embeddings[pairs[:, 0]].square().sum() + embeddings[pairs[:, 1]].square().sum()
+    return loss + case.l2 / 2 * per_example + case.l2_row / 2 * embeddings.square().sum()
 
 
 def residual(case: Case, embeddings: Tensor) -> Tensor:
@@ -67,6 +69,22 @@ def residual(case: Case, embeddings: Tensor) -> Tensor:
     return gradient(case, everything, case.embeddings) - gradient(case, kept, embeddings)
 
 
+def tilted(case: Case, embeddings: Tensor, damping: float) -> Tensor:
+    """F(E) - F(E0) of the batch, (): its minimiser over the moving rows is what Newton steps go to."""
+    everything, kept = torch.ones_like(case.erased), ~case.erased
+    degree = torch.bincount(case.pairs.flatten(), minlength=case.rows).double()
+    moved = embeddings - case.embeddings
+    change = objective(case, kept, embeddings) - objective(case, kept, case.embeddings)
+    tilt = (torch.func.grad(objective, argnums=2)(case, everything, case.embeddings) * moved).sum()
+    return change - tilt + 0.5 * (damping * degree.sqrt()[:, None] * moved.square()).sum()
+
+
+def hessian(case: Case, embeddings: Tensor) -> Tensor:
+    """Second derivative of the kept examples' objective, (rows * d, rows * d)."""
+    size = embeddings.numel()
+    return torch.func.hessian(lambda e: objective(case, ~case.erased, e))(embeddings).reshape(size, size)
+
+
 def gauss_newton(case: Case, embeddings: Tensor) -> Tensor:
     """J^T W J + l2 of the kept examples, (rows * d, rows * d)."""
     kept = ~case.erased
@@ -74,7 +92,7 @@ def gauss_newton(case: Case, embeddings: Tensor) -> Tensor:
     jacobian = torch.func.jacrev(lambda e: scores(case, kept, e))(embeddings).reshape(-1, size)
     q = torch.sigmoid(scores(case, kept, embeddings))
     counts = torch.bincount(case.pairs[kept].flatten(), minlength=case.rows).double()
-    ridge = (case.l2 * counts).repeat_interleave(embeddings.shape[1])
+    ridge = (case.l2 * counts + case.l2_row).repeat_interleave(embeddings.shape[1])
     return jacobian.T @ ((q * (1 - q))[:, None] * jacobian) + torch.diag(ridge)
 
 
@@ -119,7 +137,7 @@ def importance(case: Case, hops: int) -> Tensor:
 
 
 def random_case(
-    seed: int, *, users: int, items: int, examples: int, layer_weights: tuple[float, ...], l2: float, partitions: int
+    seed: int, *, users: int, items: int, examples: int, layer_weights: tuple[float, ...], l2: float, partitions: int, l2_row: float = 0.0
 ) -> Case:
     """A random problem with a user who has every item, a user who loses everything, and rows without examples."""
     rng = np.random.default_rng(seed)
@@ -141,14 +159,15 @@ def random_case(
         layer_weights=layer_weights,
         l2=l2,
         partitions=partitions,
+        l2_row=l2_row,
     )
 
 
 CASES = [
     random_case(1, users=7, items=6, examples=15, layer_weights=(1.0,), l2=0.0, partitions=4),
     random_case(2, users=9, items=5, examples=20, layer_weights=(1.0,), l2=0.1, partitions=23),
-    random_case(3, users=3, items=9, examples=8, layer_weights=(1.0,), l2=0.02, partitions=3),
+    random_case(3, users=3, items=9, examples=8, layer_weights=(1.0,), l2=0.02, partitions=3, l2_row=0.3),
     random_case(4, users=7, items=6, examples=15, layer_weights=(0.5, 0.5), l2=0.0, partitions=4),
     random_case(5, users=9, items=5, examples=20, layer_weights=(0.5, 0.5), l2=0.1, partitions=23),
-    random_case(6, users=6, items=6, examples=14, layer_weights=(1 / 3, 1 / 3, 1 / 3), l2=0.05, partitions=2),
+    random_case(6, users=6, items=6, examples=14, layer_weights=(1 / 3, 1 / 3, 1 / 3), l2=0.05, partitions=2, l2_row=0.2),
 ]

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ifru_dist.influence.cg import REMEDIES, Solution, conjugate_gradients
+from ifru_dist.influence.cg import Solution, conjugate_gradients
 from ifru_dist.influence.communicator import LocalCommunicator
 from ifru_dist.influence.kernels_numba import NumbaKernels
+from ifru_dist.influence.options import REMEDIES
+from ifru_dist.influence.preconditioner import Diagonal
 from ifru_dist.influence.reduction import InnerProducts
 
 SHAPE = (9, 4)
@@ -35,7 +37,7 @@ def solve(matrix: Tensor, right_side: Tensor, *, tolerance: float = 1e-13, max_i
     return conjugate_gradients(
         product_with(matrix),
         right_side,
-        matrix.diagonal().clone().reshape(SHAPE).abs().clamp(min=1e-3),
+        Diagonal(matrix.diagonal().clone().reshape(SHAPE).abs().clamp(min=1e-3)),
         inner(),
         tolerance=tolerance,
         max_iterations=max_iterations,
@@ -82,7 +84,7 @@ def test_zero_needs_no_product() -> None:
         raise AssertionError("a product was computed")
 
     zero = torch.zeros(SHAPE, dtype=torch.float64)
-    solution = conjugate_gradients(never, zero, zero + 1, inner(), tolerance=1e-3, max_iterations=5)
+    solution = conjugate_gradients(never, zero, Diagonal(zero + 1), inner(), tolerance=1e-3, max_iterations=5)
     assert (solution.status, solution.iterations, solution.relative_residual) == ("converged", 0, 0.0)
     assert not solution.value.any()
 
@@ -90,7 +92,7 @@ def test_zero_needs_no_product() -> None:
 def test_no_rows_at_all() -> None:
     empty = torch.zeros(0, 4, dtype=torch.float64)
     products = InnerProducts(LocalCommunicator(torch.arange(0)), NumbaKernels(), torch.arange(0), 5)
-    solution = conjugate_gradients(lambda v: v, empty, empty, products, tolerance=1e-3, max_iterations=5)
+    solution = conjugate_gradients(lambda v: v, empty, Diagonal(empty), products, tolerance=1e-3, max_iterations=5)
     assert (solution.status, solution.value.shape) == ("converged", (0, 4))
 
 
@@ -140,7 +142,7 @@ def test_iterations_end_at_the_limit_with_what_they_have(limit: int) -> None:
         products.append(vector)
         return product(vector)
 
-    diagonal = matrix.diagonal().clone().reshape(SHAPE)
+    diagonal = Diagonal(matrix.diagonal().clone().reshape(SHAPE))
     solution = conjugate_gradients(counted, right_side, diagonal, inner(), tolerance=1e-12, max_iterations=limit)
     assert (solution.status, solution.iterations, len(products)) == ("max_iterations", limit, limit)
     assert solution.usable

@@ -56,6 +56,9 @@ def results(kernels: Kernels, graph: Graph) -> dict[str, Tensor]:
         "scores": kernels.scores(*graph.edges, graph.rows, graph.halo),
         "weighted_sum": kernels.weighted_sum(*graph.edges, graph.weight, graph.halo),
         "weighted_difference": kernels.weighted_difference(*graph.edges, graph.weight, graph.halo, *after),
+        "moving_sum": kernels.moving_sum(graph.indptr, graph.moving, graph.weight, graph.vector_halo),
+        "moving_sum of floats": kernels.moving_sum(graph.indptr, graph.moving, graph.weight, halves[1]),
+        "row_sums": kernels.row_sums(graph.indptr, graph.weight),
         "gauss_newton": kernels.gauss_newton(*graph.edges, *fields, graph.halo, graph.vector, graph.vector_halo),
         "single precision": kernels.gauss_newton(*graph.edges, *fields, halves[0], graph.vector, halves[1]),
     }
@@ -64,14 +67,19 @@ def results(kernels: Kernels, graph: Graph) -> dict[str, Tensor]:
 def by_plain_loops(graph: Graph) -> dict[str, Tensor]:
     """The definitions, one edge after the other."""
     scores = torch.zeros(len(graph.col), dtype=torch.float64)
-    names = ("weighted_sum", "weighted_difference", "gauss_newton", "single precision")
+    moving = {"moving_sum": torch.float64, "moving_sum of floats": torch.float32}
+    names = ("weighted_sum", "weighted_difference", "gauss_newton", "single precision", *moving)
     sums = {name: torch.zeros_like(graph.rows) for name in names}
+    sums["row_sums"] = torch.zeros(len(graph.rows), 1, dtype=torch.float64)
     for edge, (row, far, other) in enumerate(zip(graph.row, graph.col.tolist(), graph.moving.tolist(), strict=True)):
         near, weight = graph.rows[row], graph.weight[edge]
         scores[edge] = near @ graph.halo[far]
         sums["weighted_sum"][row] += weight * graph.halo[far]
         difference = weight * graph.halo[far] - graph.weight_after[edge] * graph.halo_after[far]
         sums["weighted_difference"][row] += difference
+        sums["row_sums"][row] += weight
+        for name, kind in moving.items():
+            sums[name][row] += weight * graph.vector_halo[other].to(kind).double() * (other >= 0)
         for name, kind in (("gauss_newton", torch.float64), ("single precision", torch.float32)):
             b = graph.halo[far].to(kind).double()
             moves = graph.vector_halo[other].to(kind).double() if other >= 0 else torch.zeros_like(near)

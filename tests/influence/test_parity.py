@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from ifru_dist.influence.kernels_numba import NumbaKernels
-from ifru_dist.influence.update import Outcome, SolveOptions, unlearn_batch
+from ifru_dist.influence.options import SolveOptions
+from ifru_dist.influence.update import Outcome, unlearn_batch
 from tests.influence.local import DotProduct, shard_of
 from tests.influence.reference import Case, random_case
 from tests.influence.threads import ThreadCommunicator, run_workers
@@ -13,9 +14,9 @@ PARTITIONS = 16
 OPTIONS = SolveOptions(
     damping=0.3,
     newton_steps=3,
-    hops=1,
     row_budget=40,
-    tolerance=1e-6,
+    tolerance=1e-3,
+    solver_tolerance=1e-6,
     max_iterations=50,
     storage_dtype=torch.float64,
 )
@@ -49,4 +50,5 @@ def test_same_bits(seed: int, layer_weights: tuple[float, ...]) -> None:
         assert torch.equal(embeddings, single)
         assert {o.influence_residual for o in outcomes} == {alone.influence_residual}
         assert {tuple(o.iterations) for o in outcomes} == {tuple(alone.iterations)}
-        assert {(o.selected_rows, o.edges) for o in outcomes} == {(alone.selected_rows, alone.edges)}
+        assert all(o.rounds == alone.rounds for o in outcomes)
+        assert {o.objective_change for o in outcomes} == {alone.objective_change}

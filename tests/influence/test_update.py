@@ -3,13 +3,17 @@
 import pytest
 import torch
 
+from ifru_dist.influence.damping import row_damping
 from ifru_dist.influence.direct import DirectObjective
-from ifru_dist.influence.importance import endpoints, select_rows
+from ifru_dist.influence.importance import endpoints, select_by_degree
 from ifru_dist.influence.kernels import Kernels
 from ifru_dist.influence.kernels_numba import NumbaKernels
 from ifru_dist.influence.kernels_torch import TorchKernels
 from ifru_dist.influence.propagated import PropagatedObjective
-from ifru_dist.influence.update import SolveOptions, unlearn_batch
+from ifru_dist.influence.newton import TiltedObjective
+from ifru_dist.influence.options import SolveOptions
+from ifru_dist.influence.reduction import Reduction
+from ifru_dist.influence.update import unlearn_batch
 from tests.influence import reference
 from tests.influence.local import DotProduct, communicator_of, shard_of
 from tests.influence.reference import CASES, Case
@@ -23,9 +27,10 @@ def options(**changes: object) -> SolveOptions:
     values = {
         "damping": 0.3,
         "newton_steps": 2,
+        "importance": "degree",
         "hops": 0,
         "row_budget": 10**6,
-        "tolerance": 1e-13,
+        "solver_tolerance": 1e-13,
         "max_iterations": 500,
         "product_dtype": torch.float64,
         "storage_dtype": torch.float64,
@@ -52,22 +57,43 @@ def test_residual_and_product_equal_dense(case: Case, kernels: Kernels) -> None:
     selected, _ = reference.endpoint_masks(case)
     shard, objective = objective_of(case, kernels, selected)
     point = moved_point(case, selected)
-    residual, curvature = objective.linearise(point[shard.rows].contiguous())
+    at = objective.at(point[shard.rows].contiguous())
+    residual = at.residual()
     rows = shard.rows[objective.positions]
     torch.testing.assert_close(residual, reference.residual(case, point)[rows], **CLOSE)
 
     vector = torch.randn(len(rows), 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     spread = torch.zeros_like(point)
     spread[rows] = vector
-    dense = (reference.gauss_newton(case, point) @ spread.flatten()).reshape(point.shape)
-    torch.testing.assert_close(curvature.product(vector), dense[rows], **CLOSE)
+    for kind, matrix in (("gauss-newton", reference.gauss_newton), ("hessian", reference.hessian)):
+        dense = (matrix(case, point) @ spread.flatten()).reshape(point.shape)
+        torch.testing.assert_close(at.curvature(kind).product(vector), dense[rows], **CLOSE)
+
+
+@EACH_CASE
+@KERNELS
+def test_objective_and_its_gradient_equal_dense(case: Case, kernels: Kernels) -> None:
+    selected, _ = reference.endpoint_masks(case)
+    shard, objective = objective_of(case, kernels, selected)
+    point = moved_point(case, selected)
+    own = point[shard.rows].contiguous()
+    anchor = row_damping(0.3, shard.degrees)
+    reduction = Reduction(communicator_of(shard), kernels, shard.partition, case.partitions)
+    tilted = TiltedObjective(shard, objective, anchor, reduction)
+    at = objective.at(own)
+    assert tilted.value(at, own) == pytest.approx(float(reference.tilted(case, point, 0.3)), rel=1e-9)
+    gradient = torch.func.grad(reference.tilted, argnums=1)(case, point, 0.3)
+    rows = shard.rows[objective.positions]
+    torch.testing.assert_close(tilted.descent_direction(at, own), -gradient[rows], **CLOSE)
+    start = shard.embeddings
+    assert tilted.value(objective.at(start), start) == 0
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if len(case.layer_weights) == 1], ids=lambda case: case.name)
 def test_mf_diagonal_is_exact(case: Case) -> None:
     selected, _ = reference.endpoint_masks(case)
     shard, objective = objective_of(case, NumbaKernels(), selected)
-    _, curvature = objective.linearise(shard.embeddings)
+    curvature = objective.at(shard.embeddings).curvature("gauss-newton")
     dense = reference.gauss_newton(case, case.embeddings).diagonal().reshape(case.embeddings.shape)
     torch.testing.assert_close(curvature.diagonal, dense[shard.rows[objective.positions]], **CLOSE)
 
@@ -99,7 +125,9 @@ def test_update_equals_dense_solve(case: Case, kernels: Kernels, hops: int) -> N
 @pytest.mark.parametrize("budget", [0, 6, 9, 100])
 def test_selection_is_endpoints_then_the_most_important(case: Case, budget: int) -> None:
     shard, erased = shard_of(case)
-    mask = select_rows(shard, erased, communicator_of(shard), NumbaKernels(), hops=2, row_budget=budget)
+    mask = select_by_degree(
+        shard, erased, communicator_of(shard), NumbaKernels(), hops=2, quantile=0.0, row_budget=budget
+    )
     pinned, emptied = reference.endpoint_masks(case)
     importance = reference.importance(case, 2)
     others = [(-float(importance[r]), r) for r in range(case.rows) if importance[r] > 0 and not (pinned | emptied)[r]]
@@ -146,7 +174,7 @@ def test_products_on_float32_embeddings_change_the_update_by_little(case: Case) 
             DotProduct(case),
             communicator_of(shard),
             NumbaKernels(),
-            options(newton_steps=12, tolerance=1e-6, product_dtype=dtype, damping=2.0),
+            options(newton_steps=12, solver_tolerance=1e-6, product_dtype=dtype, damping=2.0),
             case.partitions,
         )
         for dtype in (torch.float64, torch.float32)

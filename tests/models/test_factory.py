@@ -6,13 +6,13 @@ from ifru_dist.errors import ConfigError
 from ifru_dist.models.factory import build_model
 from ifru_dist.models.spec import ModelSpec
 
-SPECS = [ModelSpec(name="mf", l2=0.25), ModelSpec(name="lightgcn", layers=3, l2=0.25)]
+SPECS = [ModelSpec(name="mf", l2=0.25, l2_row=3.5), ModelSpec(name="lightgcn", layers=3, l2=0.25, l2_row=3.5)]
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
 def test_a_model_is_what_its_spec_says(spec: ModelSpec) -> None:
     model = build_model(spec)
-    assert (model.name, model.l2, model.loss.name) == (spec.name, 0.25, "bce")
+    assert (model.name, model.l2, model.l2_row, model.loss.name) == (spec.name, 0.25, 3.5, "bce")
     assert sum(model.layer_weights) == pytest.approx(1.0)
 
 
@@ -29,7 +29,7 @@ def test_layer_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("dim", 0), ("layers", 5), ("l2", -1.0), ("init_std", 0.0), ("name", "svd")]
+    ("field", "value"), [("dim", 0), ("layers", 5), ("l2", -1.0), ("l2_row", -1.0), ("init_std", 0.0), ("name", "svd")]
 )
 def test_a_spec_that_cannot_work_is_refused(field: str, value: object) -> None:
     with pytest.raises(ConfigError, match=field.replace("_", "-")):

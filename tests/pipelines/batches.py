@@ -38,7 +38,8 @@ ERASED = np.flatnonzero(
 
 
 def config(root: Path, requests: Path, **changes: Any) -> UnlearnConfig:
-    return UnlearnConfig(**{"workspace": root, "requests": requests, "workers": 1} | changes)
+    """In this process unless ``workers`` says otherwise, and with a residual budget that random models keep within."""
+    return UnlearnConfig(**{"workspace": root, "requests": requests, "workers": 0, "residual_budget": 100} | changes)
 
 
 def run(root: Path, *rows: dict[str, Any], **changes: Any) -> Version:

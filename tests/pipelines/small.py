@@ -1,6 +1,6 @@
 """A small random workspace with a model, requests for it, what lies in a folder, and unlearning without Ray."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 import torch
 
 from ifru_dist.interactions import Interactions
 from ifru_dist.models.spec import ModelSpec
-from ifru_dist.pipelines import unlearn as pipeline
-from ifru_dist.sharding.worker import Worker, WorkerPlan
+from ifru_dist.pipelines.unlearn import UnlearnConfig, unlearn
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import Version, open_version
 from tests.workspace.datasets import random_interactions
@@ -39,13 +37,19 @@ BUSY = int(np.bincount(small_interactions().rows[:, 0]).argmax())
 """The user with the most interactions."""
 
 
-def small_workspace(root: Path, *, partitions: int = 7, embeddings: np.ndarray | None = None, **spec: Any) -> Version:
+def small_workspace(
+    root: Path,
+    *,
+    partitions: int = 7,
+    embeddings: np.ndarray | None = None,
+    held_out: Interactions | None = None,
+    **spec: Any,
+) -> Version:
     """Two versions: data and a model with four dimensions (mf unless said otherwise)."""
     if embeddings is None:
         embeddings = np.random.default_rng(8).normal(size=(sum(SIZES), 4))
-    return make_workspace(
-        root, SIZES, small_interactions(), embeddings, ModelSpec(**{"dim": 4, "l2": 0.02} | spec), partitions
-    )
+    model = ModelSpec(**{"dim": 4, "l2": 0.02} | spec)
+    return make_workspace(root, SIZES, small_interactions(), embeddings, model, partitions, held_out)
 
 
 def pair(rows: np.ndarray) -> dict[str, Any]:
@@ -84,38 +88,7 @@ def one_torch_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-class _OneWorker:
-    """The calls of a gang, answered by a single worker in this process."""
-
-    def __init__(self, plan: WorkerPlan) -> None:
-        self._worker = Worker(plan)
-        self._worker.connect("")
-
-    def call(self, method: str, *arguments: Any) -> list[Any]:
-        return [getattr(self._worker, method)(*arguments)]
-
-
-@contextmanager
-def no_session(cpus: int) -> Iterator[None]:
-    """In place of ray_session: what runs already is used, or nothing."""
-    yield
-
-
-def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let unlearning use one worker in this process instead of a gang."""
-
-    def with_worker(plans: list[WorkerPlan], options: Any, work: Callable[[Any], Any], **_: Any) -> Any:
-        (plan,) = plans
-        return work(_OneWorker(plan))
-
-    monkeypatch.setattr(pipeline, "ray_session", no_session)
-    monkeypatch.setattr(pipeline, "with_gang", with_worker)
-
-
 def erase(root: Path, *rows: dict[str, Any]) -> Version:
     """Unlearn a batch in this process; returns the version after it."""
-    path = request_file(root.with_suffix(".parquet"), *rows)
-    with pytest.MonkeyPatch.context() as patch, one_torch_thread():
-        without_ray(patch)
-        pipeline.unlearn(pipeline.UnlearnConfig(workspace=root, requests=path, workers=1))
+    unlearn(UnlearnConfig(workspace=root, requests=request_file(root.with_suffix(".parquet"), *rows), workers=0))
     return open_version(Workspace(root))

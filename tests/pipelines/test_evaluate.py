@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from ifru_dist.errors import ConfigError, WorkspaceError
 from ifru_dist.pipelines.evaluate import EvaluateConfig, evaluate
+from ifru_dist.pipelines.scoring import Scorer
 from ifru_dist.pipelines.train import TrainConfig, train
 from ifru_dist.training.loop import TrainOptions, fit
 from ifru_dist.workspace.dataset import write_dataset
@@ -101,14 +102,22 @@ def test_after_erasure_the_original_stands_beside(erased: Version) -> None:
             labels = test.labels[mask]
             expected = roc_auc_score(labels, scores[mask]) if len(set(labels)) == 2 else None
             assert report["methods"][name][figure] == pytest.approx(expected, abs=1e-9)
-    assert {figure: report[figure] for figure in ("auc", "auc_or", "auc_and")} == report["methods"]["unlearned"]
+    figures = ("auc", "auc_or", "auc_and", "recovery_at_10", "recovery_at_50")
+    assert {figure: report[figure] for figure in figures} == report["methods"]["unlearned"]
     assert report["methods"]["original"]["auc_or"] is not None
     assert report["erased"] == len(gone) > 3
     assert "noise_floor" not in report
 
 
+def test_recovery_reads_the_outputs_that_scores_are_made_of(erased: Version) -> None:
+    outputs = Scorer(erased.model.spec, erased.train(), erased.embeddings()).outputs
+    users, items = ROWS[:50].T
+    products = (outputs[users].astype(np.float64) * outputs[items]).sum(axis=1)
+    np.testing.assert_allclose(products, dense_scores(erased, ROWS[:50]), rtol=1e-5, atol=1e-6)
+
+
 def test_against_retraining(erased: Version, capsys: pytest.CaptureFixture[str]) -> None:
-    report = run(erased.workspace.root, "evaluate-000003", against="retrain", references=2)
+    report = run(erased.workspace.root, "evaluate-000003-against-retrain", against="retrain", references=2)
     options = TrainOptions(**erased.model.options)
     references = [
         fit(
@@ -139,8 +148,12 @@ def test_against_retraining(erased: Version, capsys: pytest.CaptureFixture[str])
     signs = np.where(gone.labels > 0.5, -1, 1)
     logloss = np.logaddexp(0, signs * dense_scores(erased, gone.rows)).mean()
     assert report["logloss_erased"] == pytest.approx(logloss, rel=1e-5)
-    for figures in methods.values():
+    assert set(methods) == {"original", "unlearned", "retrained", "retrained_spread"}
+    for name, figures in methods.items():
         assert 0 <= figures["membership_auc"] <= 1
+        assert set(figures) == set(methods["original"])
+        assert "membership_attack_auc" not in figures, name
+    assert not {"membership_attack", "recovered_share"} & set(report)
     assert report["erased"] == len(gone)
     assert report["references"] == len(report["seconds"]["references"]) == 2
     assert report["seconds"]["retrain"] > 0
@@ -148,7 +161,9 @@ def test_against_retraining(erased: Version, capsys: pytest.CaptureFixture[str])
 
 
 def test_a_single_reference_has_no_noise_floor(erased: Version) -> None:
-    report = run(erased.workspace.root, "evaluate-000003", against="retrain", references=1, reference_seed=7)
+    report = run(
+        erased.workspace.root, "evaluate-000003-against-retrain", against="retrain", references=1, reference_seed=7
+    )
     assert report["noise_floor"] is None
     assert report["logit_gap_erased"] > 0
 
@@ -158,7 +173,9 @@ def test_references_depend_on_their_seed(tmp_path: Path) -> None:
     small_workspace(root)
     erase(root, whole_user(BUSY))
     gaps = [
-        run(root, "evaluate-000003", against="retrain", references=1, reference_seed=seed)["logit_gap_erased"]
+        run(root, "evaluate-000003-against-retrain", against="retrain", references=1, reference_seed=seed)[
+            "logit_gap_erased"
+        ]
         for seed in (2, 8, None)
     ]
     assert gaps[0] != gaps[1]

@@ -35,6 +35,10 @@ def examples_of(*pairs: np.ndarray) -> list[int]:
 
 ONCE = next(rows for rows in ROWS if len(examples_of(rows)) == 1)
 TWICE = ROWS[0]
+STRANGERS = np.array(
+    next((u, i) for u in range(SIZES[0]) for i in range(SIZES[0], sum(SIZES)) if not examples_of(np.array([u, i])))
+)
+"""A user and an item that never met."""
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +73,8 @@ def erase(version: Version, routed: Routed) -> tuple[Version, Ledger]:
         values=np.empty((0, 4), np.float32),
         requests=routed.entries,
         suppressed=routed.suppressed,
+        forgotten=routed.forgotten,
+        held_out=routed.held_out.positions,
         summary={},
     )
     with version.workspace.lock("test"):
@@ -173,22 +179,19 @@ def test_overlapping_requests_erase_each_example_once(version: Version) -> None:
 
 
 def test_what_is_not_in_the_data(version: Version) -> None:
-    stranger = next(
-        (u, i) for u in range(SIZES[0]) for i in range(SIZES[0], sum(SIZES)) if not examples_of(np.array([u, i]))
-    )
     unknown = [
         Request(None, "interaction", "no such user", pair(ONCE)["item"]),
         Request(None, "interaction", pair(ONCE)["user"], "no such item"),
         Request(None, "user", "no such user", None),
         Request(None, "interaction", "0" + pair(ONCE)["user"], pair(ONCE)["item"]),
     ]
-    unmatched = [ask(pair(np.array(stranger))), ask(item_row(SIZES[1] - 1))]
-    routed = route(version, [*unknown, *unmatched, ask(pair(ONCE))])
-    assert statuses(routed) == ["not_found"] * 6 + ["applied"]
+    routed = route(version, [*unknown, ask(pair(STRANGERS)), ask(pair(ONCE))])
+    assert statuses(routed) == ["not_found"] * 5 + ["applied"]
     assert {entry.reason for entry in routed.entries[:4]} == {"its user or item has no training data"}
-    assert {entry.reason for entry in routed.entries[4:6]} == {"no training interaction matches"}
+    assert routed.entries[4].reason == "no interaction matches"
     assert len(routed.examples) == 1
-    assert routed.counts() == {"received": 7, "applied": 1, "duplicate": 0, "not_found": 6, "rejected": 0}
+    assert routed.forgotten.tolist() == []
+    assert routed.counts() == {"received": 6, "applied": 1, "duplicate": 0, "not_found": 5, "rejected": 0}
 
 
 def test_settled_only_where_no_row_is_named(version: Version) -> None:
@@ -260,15 +263,72 @@ def test_a_pair_that_went_with_its_whole_user_or_item(tmp_path: Path, table: int
 
 def test_a_request_that_found_nothing_may_come_again(tmp_path: Path) -> None:
     version = small_workspace(tmp_path / "ws")
-    nothing = ask(item_row(SIZES[1] - 1), "a")
+    nothing = ask(pair(STRANGERS), "a")
     later, ledger = erase(version, route(version, [nothing, ask(pair(ONCE), "b")]))
     again = route(later, [nothing, ask(pair(TWICE), "a")], ledger)
     assert statuses(again) == ["not_found", "applied"]
 
 
-def test_a_user_whose_interactions_went_one_by_one_has_nothing_left(tmp_path: Path) -> None:
+@pytest.mark.parametrize("request_id", [None, "later"])
+def test_a_user_whose_interactions_went_one_by_one_can_still_be_forgotten(
+    tmp_path: Path, request_id: str | None
+) -> None:
     version = small_workspace(tmp_path / "ws")
     mine = ROWS[ROWS[:, 0] == BUSY]
     later, ledger = erase(version, route(version, [ask(pair(rows)) for rows in mine]))
-    (entry,) = route(later, [ask(user_row(BUSY))], ledger).entries
-    assert (entry.status, entry.reason) == ("not_found", "no training interaction matches")
+    routed = route(later, [ask(user_row(BUSY), request_id)], ledger)
+    (entry,) = routed.entries
+    assert (entry.status, entry.interactions, len(routed.examples)) == ("applied", 0, 0)
+    assert (routed.forgotten.tolist(), routed.users.tolist()) == ([BUSY], [BUSY])
+    assert routed.suppressed == [entry.digest]
+    assert routed.erases
+
+
+# ------------------------------------------------------------------------------------------------------ rows that go
+
+
+def test_whole_users_and_items_go_with_their_rows(version: Version) -> None:
+    item = int(TWICE[1]) - SIZES[0]
+    requests = [ask(item_row(item)), ask(user_row(BUSY)), ask(pair(ONCE)), ask(user_row(2)), ask(user_row(BUSY))]
+    routed = route(version, [*requests, Request(None, "user", "no such user", None)])
+    assert routed.forgotten.tolist() == sorted([2, BUSY, SIZES[0] + item])
+    held = version.held_out("test").rows
+    gone = np.isin(held, routed.forgotten).any(axis=1) | (held == ONCE).all(axis=1)
+    assert 0 < gone.sum() < len(gone)
+    assert routed.held_out.rows.tolist() == held[gone].tolist() * 2  # validation and test are the same here
+    assert set(routed.users) == {*routed.pairs[:, 0], *held[gone][:, 0], 2, BUSY}
+
+
+def test_a_row_that_never_had_an_interaction_goes_too(version: Version) -> None:
+    routed = route(version, [ask(item_row(SIZES[1] - 1))])
+    assert [(entry.status, entry.interactions) for entry in routed.entries] == [("applied", 0)]
+    assert routed.forgotten.tolist() == [sum(SIZES) - 1]
+    assert routed.users.tolist() == []
+
+
+def test_a_user_and_single_pairs_of_that_user_in_one_file(version: Version) -> None:
+    mine, elsewhere = (
+        ROWS[ROWS[:, 0] == BUSY][0],
+        next(i for i in range(SIZES[0], sum(SIZES)) if i not in ROWS[ROWS[:, 0] == BUSY][:, 1]),
+    )
+    requests = [ask(pair(mine)), ask(user_row(BUSY)), ask(pair(np.array([BUSY, elsewhere]))), ask(pair(mine))]
+    routed = route(version, requests)
+    assert statuses(routed) == ["applied", "applied", "not_found", "duplicate"]
+    assert routed.examples.tolist() == np.flatnonzero(ROWS[:, 0] == BUSY).tolist()
+    assert routed.forgotten.tolist() == [BUSY]
+
+
+def test_what_was_forgotten_is_known_again_by_its_digest(tmp_path: Path) -> None:
+    version = small_workspace(tmp_path / "ws")
+    later, ledger = erase(version, route(version, [ask(user_row(BUSY), "a"), ask(item_row(SIZES[1] - 1), "b")]))
+    again = [
+        ask(user_row(BUSY), "a"),
+        ask(user_row(BUSY), "other"),
+        ask(item_row(SIZES[1] - 1)),
+        ask(pair(np.array([BUSY, SIZES[0] + 3]))),
+        ask(pair(np.array([2, sum(SIZES) - 1]))),
+    ]
+    routed = route(later, [*again, Request(None, "user", "no such user", None)], ledger)
+    assert statuses(routed) == ["duplicate"] * 5 + ["not_found"]
+    assert (routed.erases, routed.suppressed) == (False, [])
+    assert router_of(later, again, ledger).settled

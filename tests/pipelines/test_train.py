@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ifru_dist.errors import ConfigError, IfruError, InputError, TrainingError, WorkspaceBusyError, WorkspaceError
+from ifru_dist.models.initial import initial_embeddings
 from ifru_dist.models.spec import ModelSpec
 from ifru_dist.pipelines.command import run_command
 from ifru_dist.pipelines.train import TrainConfig, train
@@ -17,7 +18,7 @@ from ifru_dist.training.loop import TrainOptions, fit
 from ifru_dist.workspace.dataset import write_dataset
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import Version, open_version
-from tests.pipelines.small import BUSY, SIZES, erase, small_workspace, tree, whole_user
+from tests.pipelines.small import BUSY, SIZES, erase, pair, small_workspace, tree, whole_item, whole_user
 from tests.workspace.datasets import random_dataset
 from tests.workspaces import item_id, user_id
 
@@ -67,7 +68,7 @@ def test_the_new_version_holds_what_the_training_loop_made(
     assert np.array_equal(after.embeddings(), fitted.embeddings)
     record = after.model
     assert (record.spec, record.source, record.seed, record.trained_version) == (spec, "trained", 4, 3)
-    assert record.options == OPTIONS
+    assert record.options == {**OPTIONS, "optimiser": "adam", "gradient_tolerance": 1e-4}
     assert record.deltas == ()
     assert (after.manifest.kind, after.manifest.parent) == ("train", before.workspace.digest(2))
     assert after.manifest.examples == before.manifest.examples
@@ -80,7 +81,38 @@ def test_the_new_version_holds_what_the_training_loop_made(
     assert (report["best_epoch"], report["epochs_run"]) == (fitted.best_epoch, fitted.epochs_run)
     assert [entry["epoch"] for entry in report["history"]] == list(range(1, fitted.epochs_run + 1))
     assert report["config"]["learning_rate"] == 0.01
+    assert not {"converged", "gradient_norm", "remedy"} & set(report)
     assert f"version 2 -> 3: trained {model}, 5 dimensions" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("epochs", "converged", "expected"),
+    [
+        (400, True, "stationary: gradient norm {norm:.2g}, within the tolerance 0.001"),
+        (4, False, "not stationary: gradient norm {norm:.2g} is above the tolerance 0.001: raise --epochs"),
+    ],
+)
+def test_training_to_a_stationary_point_says_whether_it_got_there(
+    tmp_path: Path, epochs: int, converged: bool, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "ws"
+    before = small_workspace(root)
+    options = {"optimiser": "lbfgs", "epochs": epochs, "gradient_tolerance": 1e-3}
+    after = run(root, l2=0.0, l2_row=0.5, **options)
+    spec, data = ModelSpec(dim=5, l2_row=0.5), before.train()
+    fitted = fit(
+        spec, sum(SIZES), data, before.held_out("valid"), TrainOptions(**OPTIONS | options), show_progress=False
+    )
+    assert np.array_equal(after.embeddings(), fitted.embeddings)
+    assert after.model.spec == spec
+    assert TrainOptions(**after.model.options) == TrainOptions(**OPTIONS | options)
+    report = report_of(root, 3)
+    assert (report["converged"], report["gradient_norm"]) == (converged, fitted.gradient_norm)
+    assert (report["gradient_norm"] <= 1e-3) == (report["remedy"] == "") == converged
+    assert report["epochs_run"] == len(report["history"]) == fitted.epochs_run
+    out = capsys.readouterr().out
+    assert expected.format(norm=fitted.gradient_norm) in out
+    assert f"{fitted.epochs_run} iterations in " in out
 
 
 def test_the_first_model_of_a_workspace(tmp_path: Path) -> None:
@@ -131,7 +163,12 @@ def test_training_that_diverges_leaves_no_version(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
-    [({"dim": 0}, "--dim = 0: "), ({"l2": -1.0}, "--l2 = -1.0: "), ({"model": "svd"}, "--model = 'svd': ")],
+    [
+        ({"dim": 0}, "--dim = 0: "),
+        ({"l2": -1.0}, "--l2 = -1.0: "),
+        ({"l2_row": -1.0}, "--l2-row = -1.0: "),
+        ({"model": "svd"}, "--model = 'svd': "),
+    ],
 )
 def test_options_that_cannot_work(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:
     small_workspace(tmp_path / "ws")
@@ -205,8 +242,47 @@ def test_what_was_erased_is_not_brought_back_by_an_import(tmp_path: Path, embedd
     expected = f"this workspace has erased {erased.manifest.n_erased} interactions"
     refuse(root, ConfigError, str(path), expected, "--without-erased", from_file=path, dim=None)
     after = run(root, from_file=path, dim=None, without_erased=True)
+    embeddings[BUSY] = 0  # the file may hold the user, but the workspace does not know the id any more
     assert np.array_equal(after.embeddings(), embeddings)
+    assert report_of(root, 4)["ignored_ids"] == {"user": 1, "item": 1}
     assert after.erased_ids().tolist() == erased.erased_ids().tolist()
+
+
+def test_an_import_needs_no_embeddings_of_forgotten_rows(tmp_path: Path, embeddings: np.ndarray) -> None:
+    root, path = tmp_path / "ws", tmp_path / "model.npz"
+    small_workspace(root)
+    erase(root, whole_user(BUSY), whole_item(4))
+    arrays, gone = exported(embeddings), {"user": user_id(BUSY), "item": item_id(4)}
+    for table, external_id in gone.items():
+        kept = arrays[f"{table}_ids"] != external_id
+        arrays |= {table: arrays[table][kept], f"{table}_ids": arrays[f"{table}_ids"][kept]}
+    np.savez(path, **arrays)
+    after = run(root, from_file=path, dim=None, without_erased=True, model="lightgcn")
+    embeddings[[BUSY, SIZES[0] + 4]] = 0
+    assert np.array_equal(after.embeddings(), embeddings)
+    assert report_of(root, 4)["ignored_ids"] == {"user": 0, "item": 1}
+    assert after.forgotten_rows().tolist() == [BUSY, SIZES[0] + 4]
+    rows = after.train().rows
+    later = erase(root, pair(rows[0]), whole_user(int(rows[5, 0])))
+    assert later.forgotten_rows().tolist() == sorted([BUSY, int(rows[5, 0]), SIZES[0] + 4])
+    assert np.isfinite(later.embeddings()).all()
+    lacking = {**arrays, "user": arrays["user"][1:], "user_ids": arrays["user_ids"][1:]}
+    np.savez(path, **lacking)
+    known = f"lacks 1 of the workspace's {SIZES[0] - 2} ids of table 'user'"
+    refuse(root, InputError, known, from_file=path, dim=None, without_erased=True)
+
+
+def test_training_anew_learns_nothing_of_forgotten_rows(tmp_path: Path) -> None:
+    root = tmp_path / "ws"
+    small_workspace(root)
+    erase(root, whole_user(BUSY), whole_item(4))
+    after = run(root)
+    start = initial_embeddings(sum(SIZES), 5, 1e-3, OPTIONS["seed"]).numpy()
+    rows = [BUSY, SIZES[0] + 4]
+    assert np.array_equal(after.embeddings()[rows], start[rows])
+    assert after.forgotten_rows().tolist() == rows
+    assert (after.ids(0).null_count, after.ids(1).null_count) == (1, 1)
+    assert not np.isin(after.held_out("test").rows, rows).any()
 
 
 def _nan(arrays: dict[str, Any]) -> None:

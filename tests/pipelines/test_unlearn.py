@@ -22,14 +22,12 @@ from tests.pipelines.small import (
     BUSY,
     LONER,
     SIZES,
-    one_torch_thread,
     pair,
     request_file,
     small_interactions,
     small_workspace,
     tree,
     whole_user,
-    without_ray,
 )
 from tests.workspaces import item_id, user_id
 
@@ -37,10 +35,9 @@ from tests.workspaces import item_id, user_id
 
 
 @MODELS
-@pytest.mark.usefixtures("in_process")
 def test_a_batch_equals_the_dense_computation(tmp_path: Path, model: str) -> None:
     before = small_workspace(tmp_path / "ws", name=model)
-    after = run(tmp_path / "ws", *BATCH, tolerance=1e-10)
+    after = run(tmp_path / "ws", *BATCH, newton_steps=1, row_budget=0, solver_tolerance=1e-10)
     data = small_interactions()
     erased = torch.zeros(len(data), dtype=torch.bool)
     erased[torch.from_numpy(ERASED)] = True
@@ -67,7 +64,6 @@ def test_a_batch_equals_the_dense_computation(tmp_path: Path, model: str) -> Non
 
 
 @MODELS
-@pytest.mark.usefixtures("in_process")
 def test_only_the_touched_rows_and_the_named_examples_change(tmp_path: Path, model: str) -> None:
     before = small_workspace(tmp_path / "ws", name=model)
     kept_bytes = tree(tmp_path / "ws")
@@ -99,13 +95,12 @@ def test_only_the_touched_rows_and_the_named_examples_change(tmp_path: Path, mod
     assert after.original().manifest.version == 2
 
 
-@pytest.mark.usefixtures("in_process")
 def test_the_report_has_every_key_of_the_design(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small_workspace(tmp_path / "ws")
     unknown = {"user": "nobody", "item": None, "scope": "user", "request_id": "r9"}
     after = run(tmp_path / "ws", *BATCH, BATCH[0], unknown, damping=0.7)
     report = report_of(tmp_path / "ws", "unlearn-000003")
-    assert (report["version_before"], report["version_after"], report["workers"]) == (2, 3, 1)
+    assert (report["version_before"], report["version_after"], report["workers"]) == (2, 3, 0)
     assert report["requests"] == {"received": 7, "applied": 5, "duplicate": 1, "not_found": 1, "rejected": 0}
     assert [(entry["row"], entry["status"]) for entry in report["not_applied"]] == [(6, "duplicate"), (7, "not_found")]
     assert report["not_applied"][1]["request_id"] == "r9"
@@ -132,7 +127,6 @@ def test_the_report_has_every_key_of_the_design(tmp_path: Path, capsys: pytest.C
     assert after.manifest.extra["interactions_erased"] == len(ERASED)
 
 
-@pytest.mark.usefixtures("in_process")
 def test_the_report_goes_where_it_is_wanted(tmp_path: Path) -> None:
     small_workspace(tmp_path / "ws")
     run(tmp_path / "ws", BATCH[0], output=tmp_path / "out")
@@ -140,7 +134,6 @@ def test_the_report_goes_where_it_is_wanted(tmp_path: Path) -> None:
     assert not (tmp_path / "ws" / "reports").exists()
 
 
-@pytest.mark.usefixtures("in_process")
 def test_users_who_lose_everything_may_be_the_whole_batch(tmp_path: Path) -> None:
     before = small_workspace(tmp_path / "ws")
     only_loner = ROWS[ROWS[:, 0] == LONER]
@@ -150,7 +143,6 @@ def test_users_who_lose_everything_may_be_the_whole_batch(tmp_path: Path) -> Non
     assert len(after.train()) == len(ROWS) - 1
 
 
-@pytest.mark.usefixtures("in_process")
 def test_everything_may_go(tmp_path: Path) -> None:
     small_workspace(tmp_path / "ws")
     after = run(tmp_path / "ws", *(whole_user(row) for row in np.unique(ROWS[:, 0])))
@@ -159,7 +151,6 @@ def test_everything_may_go(tmp_path: Path) -> None:
     assert report_of(tmp_path / "ws", "unlearn-000003")["influence_residual"] == 0
 
 
-@pytest.mark.usefixtures("in_process")
 def test_too_few_iterations_are_committed_with_a_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small_workspace(tmp_path / "ws")
     after = run(tmp_path / "ws", *BATCH, max_iterations=1, tolerance=1e-9)
@@ -170,7 +161,6 @@ def test_too_few_iterations_are_committed_with_a_remedy(tmp_path: Path, capsys: 
     assert after.manifest.version == 3
 
 
-@pytest.mark.usefixtures("in_process")
 def test_a_row_budget_moves_the_most_important_neighbours_too(tmp_path: Path) -> None:
     before = small_workspace(tmp_path / "ws")
     request = pair(ROWS[50])
@@ -188,7 +178,6 @@ def test_a_row_budget_moves_the_most_important_neighbours_too(tmp_path: Path) ->
 
 
 @MODELS
-@pytest.mark.usefixtures("in_process")
 def test_the_same_requests_again_change_nothing(
     tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,7 +186,7 @@ def test_the_same_requests_again_change_nothing(
     run(root, *BATCH)
     files = tree(root)
     capsys.readouterr()
-    monkeypatch.setattr(pipeline, "with_gang", None)  # nothing is started for what is known to be done
+    monkeypatch.setattr(pipeline, "run_on_workers", None)  # nothing is started for what is known to be done
     again = run(root, *BATCH)
     assert again.manifest.version == 3
     report = report_of(root, "unlearn-000003-nothing-to-do")
@@ -214,7 +203,6 @@ def test_the_same_requests_again_change_nothing(
     }
 
 
-@pytest.mark.usefixtures("in_process")
 def test_what_was_erased_under_other_ids_changes_nothing_either(tmp_path: Path) -> None:
     root = tmp_path / "ws"
     small_workspace(root)
@@ -226,7 +214,6 @@ def test_what_was_erased_under_other_ids_changes_nothing_either(tmp_path: Path) 
 
 
 @MODELS
-@pytest.mark.usefixtures("in_process")
 def test_a_second_batch_stands_on_the_first(tmp_path: Path, model: str) -> None:
     root = tmp_path / "ws"
     small_workspace(root, name=model)
@@ -262,13 +249,15 @@ def test_two_batches_leave_the_data_that_one_leaves(
 ) -> None:
     one = [*(pair(ROWS[example]) for example in first), *(whole_user(row) for row in users)]
     two = [pair(ROWS[example]) for example in second]
-    with pytest.MonkeyPatch.context() as patch, one_torch_thread(), tempfile.TemporaryDirectory() as folder:
-        without_ray(patch)
+    with tempfile.TemporaryDirectory() as folder:
         separate, together = (copy(prepared, Path(folder) / name) for name in ("separate", "together"))
         run(separate, *one)
         after, at_once = run(separate, *two), run(together, *one, *two)
         assert after.erased_ids().tolist() == at_once.erased_ids().tolist()
         assert after.train().rows.tolist() == at_once.train().rows.tolist()
+        assert after.forgotten_rows().tolist() == at_once.forgotten_rows().tolist()
+        for part in ("valid", "test"):
+            assert after.held_out(part).rows.tolist() == at_once.held_out(part).rows.tolist()
         assert at_once.manifest.version == 3
         assert np.isfinite(after.embeddings()).all()
 
@@ -276,7 +265,6 @@ def test_two_batches_leave_the_data_that_one_leaves(
 # -------------------------------------------------------------------------------------------------------- looking only
 
 
-@pytest.mark.usefixtures("in_process")
 def test_a_dry_run_changes_nothing_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small_workspace(tmp_path / "ws")
     (tmp_path / "ws" / "lock").unlink()
@@ -293,7 +281,6 @@ def test_a_dry_run_changes_nothing_at_all(tmp_path: Path, capsys: pytest.Capture
     assert "nothing was changed: version 2 stays current" in printed
 
 
-@pytest.mark.usefixtures("in_process")
 def test_a_dry_run_does_not_wait_for_another_job(tmp_path: Path) -> None:
     version = small_workspace(tmp_path / "ws")
     path = request_file(tmp_path / "requests.parquet", *BATCH)
@@ -301,7 +288,6 @@ def test_a_dry_run_does_not_wait_for_another_job(tmp_path: Path) -> None:
         assert unlearn(config(tmp_path / "ws", path, dry_run=True)) == 0
 
 
-@pytest.mark.usefixtures("in_process")
 def test_guards_refuse_more_and_allow_as_much(tmp_path: Path) -> None:
     root = tmp_path / "ws"
     small_workspace(root)

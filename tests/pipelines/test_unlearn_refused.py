@@ -20,6 +20,7 @@ from ifru_dist.workspace.keys import create_key, fingerprint
 from ifru_dist.workspace.store import Workspace
 from tests.pipelines.batches import BATCH, MODELS, ROWS, refuse, refuse_file, report_of, run
 from tests.pipelines.small import (
+    LONER,
     SIZES,
     pair,
     small_workspace,
@@ -42,18 +43,16 @@ _ROOT = Path(__file__).resolve().parents[2]
     ],
     ids=["columns", "empty", "corrupt", "cell", "json"],
 )
-@pytest.mark.usefixtures("in_process")
 def test_request_files_that_cannot_be_used(tmp_path: Path, name: str, content: bytes, expected: str) -> None:
     small_workspace(tmp_path / "ws")
     (tmp_path / name).write_bytes(content)
     refuse_file(tmp_path / "ws", tmp_path / name, InputError, str(tmp_path / name), expected)
 
 
-@pytest.mark.usefixtures("in_process")
 def test_a_file_of_which_nothing_is_found_is_refused_and_a_partly_found_one_applied(tmp_path: Path) -> None:
     root = tmp_path / "ws"
     small_workspace(root)
-    unknown = [whole_user(10_000), {"user": "nobody", "item": "00001"}, whole_item(SIZES[1] - 1)]
+    unknown = [whole_user(10_000), {"user": "nobody", "item": "00001"}, whole_item(SIZES[1])]
     expected = ("none of the 3 requests of", "row 2: user 'nobody'", "check the ids and the columns")
     refuse(root, unknown, InputError, *expected)
     refuse(root, unknown[:1], InputError, "none of the 1 requests", "its user or item has no training data")
@@ -66,14 +65,13 @@ def test_a_file_of_which_nothing_is_found_is_refused_and_a_partly_found_one_appl
     ("changes", "expected"),
     [
         ({"workers": 8}, "--workers = 8: the workspace has 7 partitions, and each worker needs one at least"),
-        ({"workers": 0}, "--workers = 0: "),
+        ({"workers": -1}, "--workers = -1: "),
         ({"gpus_per_worker": 2}, "--gpus-per-worker = 2: "),
         ({"damping": -0.5}, "--damping = -0.5: "),
         ({"newton_steps": 0}, "--newton-steps = 0: "),
         ({"row_budget": -1}, "--row-budget = -1: "),
     ],
 )
-@pytest.mark.usefixtures("in_process")
 def test_options_that_cannot_work(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:
     small_workspace(tmp_path / "ws")
     refuse(tmp_path / "ws", BATCH, ConfigError, expected, **changes)
@@ -89,7 +87,6 @@ def test_a_cluster_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyP
         refuse(tmp_path / "ws", BATCH, GangError, *expected)
 
 
-@pytest.mark.usefixtures("in_process")
 def test_no_workspace_no_model_no_key(tmp_path: Path) -> None:
     refuse(tmp_path / "none", BATCH, WorkspaceError, "holds no workspace: make one with jobs/preprocess.py")
     assert not (tmp_path / "none").exists()
@@ -104,7 +101,6 @@ def test_no_workspace_no_model_no_key(tmp_path: Path) -> None:
     assert run(tmp_path / "ws", *BATCH, key_file=tmp_path / "elsewhere").manifest.version == 3
 
 
-@pytest.mark.usefixtures("in_process")
 def test_the_key_of_another_workspace(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "ws")
     key = create_key(workspace.default_key_file)
@@ -117,7 +113,6 @@ def test_the_key_of_another_workspace(tmp_path: Path) -> None:
     assert run(workspace.root, *batch).manifest.version == 3
 
 
-@pytest.mark.usefixtures("in_process")
 def test_a_report_that_could_not_be_written_is_noticed_first(tmp_path: Path) -> None:
     small_workspace(tmp_path / "ws")
     (tmp_path / "file").touch()
@@ -136,18 +131,21 @@ def cut_short(path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [flip_a_bit, cut_short, Path.unlink], ids=["altered", "cut", "missing"])
-@pytest.mark.parametrize("kind", ["table", "delta", "graph", "tombstones", "requests", "manifest"])
-@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(
+    "kind", ["table", "delta", "graph", "tombstones", "forgotten", "held out", "requests", "manifest"]
+)
 def test_a_damaged_file_is_named(tmp_path: Path, kind: str, harm: Callable[[Path], None]) -> None:
     root = tmp_path / "ws"
     small_workspace(root)
-    version = run(root, pair(ROWS[0]))
+    version = run(root, pair(ROWS[0]), whole_user(LONER))
     manifest = version.manifest
     listed = {
         "table": version.model.base[1],
         "delta": version.model.deltas[0],
         "graph": manifest.graph[0],
         "tombstones": manifest.tombstones[0],
+        "forgotten": manifest.forgotten[0],
+        "held out": manifest.held_out_erased[0],
         "requests": manifest.requests[0],
     }
     harmed = root / listed[kind].path if kind in listed else version.workspace.manifest_path(3)
@@ -157,7 +155,6 @@ def test_a_damaged_file_is_named(tmp_path: Path, kind: str, harm: Callable[[Path
     refuse(root, BATCH, WorkspaceError, str(harmed), "restore")
 
 
-@pytest.mark.usefixtures("in_process")
 def test_a_workspace_that_another_process_uses(tmp_path: Path) -> None:
     root = tmp_path / "ws"
     small_workspace(root)
@@ -176,7 +173,6 @@ def test_a_workspace_that_another_process_uses(tmp_path: Path) -> None:
 
 @MODELS
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.usefixtures("in_process")
 def test_a_model_that_is_not_finite_makes_no_version(tmp_path: Path, model: str, value: float) -> None:
     embeddings = np.random.default_rng(8).normal(size=(sum(SIZES), 4))
     embeddings[ROWS[0, 1], 2] = value
@@ -193,17 +189,16 @@ def test_a_model_that_is_not_finite_makes_no_version(tmp_path: Path, model: str,
     ],
     ids=["status", "nan", "overflow"],
 )
-@pytest.mark.usefixtures("in_process")
 def test_an_update_that_cannot_be_used_makes_no_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], expected: str
 ) -> None:
     small_workspace(tmp_path / "ws")
-    with_worker = pipeline.with_gang
+    run_on_workers = pipeline.run_on_workers
 
-    def spoiled(*arguments: Any, **options: Any) -> tuple[Any, list[Outcome]]:
-        routed, (outcome,) = with_worker(*arguments, **options)
+    def spoiled(*arguments: Any) -> tuple[Any, list[Outcome]]:
+        routed, (outcome,) = run_on_workers(*arguments)
         spoilt = {"rows": outcome.rows[:1], "values": outcome.values[:1]} | changes
         return routed, [dataclasses.replace(outcome, **spoilt)]
 
-    monkeypatch.setattr(pipeline, "with_gang", spoiled)
+    monkeypatch.setattr(pipeline, "run_on_workers", spoiled)
     refuse(tmp_path / "ws", [pair(ROWS[50])], SolveError, expected)

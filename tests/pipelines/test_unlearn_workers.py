@@ -30,27 +30,25 @@ from tests.pipelines.batches import (
     timeless,
 )
 from tests.pipelines.small import (
-    one_torch_thread,
     request_file,
     small_workspace,
     tree,
-    without_ray,
 )
 
 _ROOT = Path(__file__).resolve().parents[2]
 
 
 def copies(tmp_path: Path, model: str) -> Iterator[tuple[int, Path]]:
-    """The same workspace for 1, 2 and 3 workers."""
+    """The same workspace for one worker without Ray, and for gangs of 1, 2 and 3."""
     small_workspace(tmp_path / "ws", name=model)
-    for workers in (1, 2, 3):
+    for workers in (0, 1, 2, 3):
         yield workers, copy(tmp_path / "ws", tmp_path / f"ws{workers}")
 
 
 @MODELS
 @pytest.mark.slow
 @pytest.mark.usefixtures("on_local_ray")
-def test_1_2_and_3_workers_make_the_same_version_bit_for_bit(tmp_path: Path, model: str) -> None:
+def test_no_gang_and_gangs_of_1_2_and_3_make_the_same_version_bit_for_bit(tmp_path: Path, model: str) -> None:
     manifests, trees, reports = [], [], []
     for workers, root in copies(tmp_path, model):
         after = run(root, *BATCH, workers=workers, row_budget=55)
@@ -59,28 +57,27 @@ def test_1_2_and_3_workers_make_the_same_version_bit_for_bit(tmp_path: Path, mod
         files = tree(root)
         trees.append({name: files[name] for name in files if not name.startswith(("reports", "versions/000003"))})
         assert len(trees[-1]) == len(files) - 5  # the version, and the reports with their folders
-    assert [report["workers"] for report in reports] == [1, 2, 3]
-    assert [report["bytes_exchanged"] > 0 for report in reports] == [False, True, True]
+    assert [report["workers"] for report in reports] == [0, 1, 2, 3]
+    assert [report["bytes_exchanged"] > 0 for report in reports] == [False, False, True, True]
     assert reports[0]["rows_updated"] > len(np.unique(ROWS[ERASED]))  # neighbours moved, too
-    for other in (1, 2):
+    for other in (1, 2, 3):
         assert manifests[other] == manifests[0]
         assert trees[other] == trees[0]
         for figure in ("influence_residual", "solver", "subgraph", "requests", "not_applied", "rows_updated"):
             assert reports[other][figure] == reports[0][figure]
 
 
-@pytest.mark.usefixtures("in_process")
 def test_a_batch_that_is_tried_again_gives_the_same_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_workspace(tmp_path / "ws")
     first, second = (copy(tmp_path / "ws", tmp_path / name) for name in ("first", "second"))
     once = run(first, *BATCH)
-    with_worker = pipeline.with_gang
+    run_on_workers = pipeline.run_on_workers
 
-    def twice(*arguments: Any, **options: Any) -> Any:
-        with_worker(*arguments, **options)
-        return with_worker(*arguments, **options)
+    def twice(*arguments: Any) -> Any:
+        run_on_workers(*arguments)
+        return run_on_workers(*arguments)
 
-    monkeypatch.setattr(pipeline, "with_gang", twice)
+    monkeypatch.setattr(pipeline, "run_on_workers", twice)
     assert timeless(run(second, *BATCH).manifest) == timeless(once.manifest)
 
 
@@ -104,9 +101,11 @@ def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 run_command(unlearn.UnlearnConfig, unlearn.unlearn)
 """
 _WHEN = {
-    "before the manifest appears": "os.link = die; from tests.pipelines.small import without_ray; import pytest; "
-    "without_ray(pytest.MonkeyPatch())",
-    "while the gang solves": "say = unlearn.say; unlearn.say = lambda text: die() if 'erasing' in text else say(text)",
+    "before the manifest appears": (0, "os.link = die"),
+    "while the gang solves": (
+        1,
+        "say = unlearn.say; unlearn.say = lambda text: die() if 'erasing' in text else say(text)",
+    ),
 }
 
 
@@ -122,34 +121,33 @@ def tag() -> Iterator[dict[str, str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", _WHEN)
-def test_a_killed_job_leaves_the_old_version_and_may_run_again(
-    tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_job_leaves_the_old_version_and_may_run_again(tmp_path: Path, when: str) -> None:
+    workers, patch = _WHEN[when]
     root = tmp_path / "ws"
     small_workspace(root)
     undisturbed = copy(root, tmp_path / "undisturbed")
     path = request_file(tmp_path / "requests.parquet", *BATCH)
     before, manifest = tree(root), Workspace(root).manifest()
-    options = [f"--workspace={root}", f"--requests={path}", "--workers=1"]
+    options = [f"--workspace={root}", f"--requests={path}", f"--workers={workers}"]
     with tag() as environment:
         environment.pop("RAY_ADDRESS", None)
-        command = [sys.executable, "-c", _JOB.format(patch=_WHEN[when]), *options]
+        command = [sys.executable, "-c", _JOB.format(patch=patch), *options]
         killed = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
 
     after_kill = tree(root)
     remnants = {name.split("-")[0] for name in set(after_kill) - set(before)}
-    assert ("tables/delta" in remnants) == (when == "before the manifest appears")
+    written = {"tables/delta", "ids/forgotten", "split/erased"} & remnants
+    assert len(written) == (3 if when == "before the manifest appears" else 0)
     assert {name: after_kill[name] for name in before if name != "lock"} == {
         name: content for name, content in before.items() if name != "lock"
     }
     version = open_version(Workspace(root), check_content=True)
     assert version.manifest == manifest
     assert version.train().rows.tolist() == ROWS.tolist()
+    assert version.forgotten_rows().tolist() == []
 
-    without_ray(monkeypatch)
-    with one_torch_thread():
-        again, expected = run(root, *BATCH), run(undisturbed, *BATCH)
+    again, expected = run(root, *BATCH), run(undisturbed, *BATCH)
     assert again.manifest.version == 3
     assert timeless(again.manifest) == timeless(expected.manifest)
 

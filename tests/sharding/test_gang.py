@@ -31,9 +31,10 @@ def options(hops: int = 1) -> SolveOptions:
     return SolveOptions(
         damping=0.3,
         newton_steps=2,
+        importance="degree",
         hops=hops,
         row_budget=10**6,
-        tolerance=1e-13,
+        solver_tolerance=1e-13,
         max_iterations=500,
         product_dtype=torch.float64,
         storage_dtype=torch.float64,

@@ -142,8 +142,17 @@ def test_scores_that_are_not_finite_are_found_before_the_next_loss() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("epochs", 0), ("patience", 0), ("batch_size", 0), ("learning_rate", 0.0), ("seed", -1)]
+    ("field", "value"),
+    [
+        ("epochs", 0),
+        ("patience", 0),
+        ("batch_size", 0),
+        ("learning_rate", 0.0),
+        ("seed", -1),
+        ("optimiser", "sgd"),
+        ("gradient_tolerance", 0.0),
+    ],
 )
-def test_options_that_cannot_work_are_refused(field: str, value: float) -> None:
+def test_options_that_cannot_work_are_refused(field: str, value: object) -> None:
     with pytest.raises(ConfigError, match=field.replace("_", "-")):
         validated(dataclasses.replace(TrainOptions(), **{field: value}))

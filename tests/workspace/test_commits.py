@@ -88,14 +88,18 @@ def test_of_two_writers_on_one_version_the_second_loses_and_changes_nothing(trai
     assert (version.manifest.version, version.manifest.kind) == (3, "unlearn")
 
 
-def test_erasing_costs_a_few_small_files_whatever_the_size_of_the_tables(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("forgets", "files"), [(False, 4), (True, 6)])
+def test_erasing_costs_a_few_small_files_whatever_the_size_of_the_tables(
+    tmp_path: Path, forgets: bool, files: int
+) -> None:
     sizes = []
     for n_items in (50, 5_000):
         workspace = Workspace(tmp_path / str(n_items))
         embeddings = random_embeddings(1, 40 + n_items)
         version = trained_workspace(workspace, random_dataset(1, (40, n_items), 500), embeddings)
         before = {path for path in workspace.root.rglob("*.arrow")}
-        commit_erasure(version, erasure([2, 4], [0, 41], embeddings[:2]))
+        gone = {"forgotten": np.array([0]), "held_out": {"valid": np.array([1])}} if forgets else {}
+        commit_erasure(version, erasure([2, 4], [0, 41], embeddings[:2], **gone))
         sizes.append([path.stat().st_size for path in sorted({*workspace.root.rglob("*.arrow")} - before)])
-    assert len(sizes[0]) == 4
+    assert len(sizes[0]) == files
     assert sorted(sizes[0]) == sorted(sizes[1])

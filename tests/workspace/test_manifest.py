@@ -42,6 +42,8 @@ def _manifest() -> Manifest:
         test=_entry("test"),
         tombstones=(_entry("erased"),),
         n_erased=2,
+        forgotten=(_entry("forgotten"),),
+        held_out_erased=(_entry("held-out"),),
         model=model,
         requests=(_entry("requests"),),
         suppression=(_entry("suppression"),),
@@ -52,6 +54,14 @@ def _manifest() -> Manifest:
 @pytest.mark.parametrize("manifest", [_manifest(), replace(_manifest(), model=None, parent=None)])
 def test_a_manifest_survives_its_file(manifest: Manifest) -> None:
     assert decode(encode(manifest), "x.json") == manifest
+
+
+def test_a_manifest_of_before_row_decay_reads_as_without() -> None:
+    body = json.loads(encode(_manifest()).split(b"\n", 1)[1])
+    assert body["model"]["spec"].pop("l2_row") == 0.0
+    text = json.dumps(body)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    assert decode(f"{json.dumps({'sha256': digest})}\n{text}\n".encode(), "x.json") == _manifest()
 
 
 def test_every_file_is_listed_once() -> None:
@@ -70,11 +80,22 @@ def test_a_manifest_that_is_cut_off_or_altered_is_damaged() -> None:
             decode(data, "versions/000003.json")
 
 
+def _file(body: str) -> bytes:
+    """A manifest's file around a body."""
+    return f"{json.dumps({'sha256': hashlib.sha256(body.encode()).hexdigest()})}\n{body}\n".encode()
+
+
+def test_a_manifest_of_a_release_that_could_not_forget_rows() -> None:
+    manifest = replace(_manifest(), forgotten=(), held_out_erased=())
+    value = json.loads(encode(manifest).split(b"\n", 1)[1])
+    assert (value.pop("forgotten"), value.pop("held_out_erased"), value["format"]) == ([], [], 1)
+    assert decode(_file(json.dumps(value)), "x.json") == manifest
+
+
 def test_another_format_is_refused_with_the_remedy() -> None:
     body = encode(_manifest()).decode().split("\n", 1)[1].rstrip("\n").replace('"format": 1', '"format": 99')
-    head = json.dumps({"sha256": hashlib.sha256(body.encode()).hexdigest()})
     with pytest.raises(WorkspaceError, match="has format 99; this program reads 1: use a matching release"):
-        decode(f"{head}\n{body}\n".encode(), "x.json")
+        decode(_file(body), "x.json")
 
 
 def test_a_successor_differs_in_what_changed() -> None:

@@ -5,10 +5,11 @@ import pyarrow as pa
 import pytest
 
 from ifru_dist.errors import WorkspaceError
+from ifru_dist.workspace.commits import commit_erasure
 from ifru_dist.workspace.dataset import write_dataset
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import Version, open_version
-from tests.workspace.datasets import random_dataset, random_embeddings, trained_workspace
+from tests.workspace.datasets import erasure, random_dataset, random_embeddings, trained_workspace
 
 
 @pytest.fixture
@@ -22,6 +23,46 @@ def test_rows_are_found_by_the_text_of_their_ids(version: Version) -> None:
     items = version.find_rows(1, pa.array(["0000", "0008", "8", None], pa.large_string()))
     assert items.tolist() == [13, 21, -1, -1]
     assert version.find_rows(0, pa.array([], pa.string())).tolist() == []
+
+
+def test_forgotten_rows_have_no_id_and_no_held_out_pair(version: Version) -> None:
+    before = {part: version.held_out(part) for part in ("valid", "test")}
+    for rows in ([0, 13], [2]):  # in two batches
+        batch = erasure([], rows, random_embeddings(0, len(rows)), forgotten=np.array(rows, np.int64))
+        commit_erasure(open_version(version.workspace), batch)
+    after = open_version(version.workspace, check_content=True)
+    assert after.forgotten_rows().tolist() == [0, 2, 13]
+    assert np.setdiff1d(np.arange(22), after.known_rows()).tolist() == [0, 2, 13]
+    for table, local in ((0, [0, 2]), (1, [0])):
+        ids = version.ids(table).to_pylist()
+        assert after.ids(table).to_pylist() == [None if row in local else value for row, value in enumerate(ids)]
+        assert after.ids(table).type == version.ids(table).type
+    assert after.find_rows(0, pa.array(["-20", "0", "-10", None])).tolist() == [-1, -1, 1, -1]
+    assert after.find_rows(1, pa.array(["0000", "0008"])).tolist() == [-1, 21]
+    for part, pairs in before.items():
+        left = pairs.take(np.array([not {0, 2, 13} & set(rows) for rows in pairs.rows.tolist()]))
+        assert len(left) < len(pairs)
+        assert after.held_out(part).rows.tolist() == left.rows.tolist()
+        assert after.held_out(part).labels.tolist() == left.labels.tolist()
+    assert version.ids(0).null_count == 0  # the version before is as it was
+    assert len(version.held_out("test")) == len(before["test"])
+
+
+def test_held_out_pairs_that_were_erased_by_themselves_are_gone(version: Version) -> None:
+    before = {part: version.held_out(part) for part in ("valid", "test")}
+    gone = {"valid": [3], "test": [0, 11, 5]}
+    for valid, test in (([3], [0, 11]), ([], [5])):
+        positions = {"valid": np.array(valid, np.int64), "test": np.array(test, np.int64)}
+        batch = erasure([], [], random_embeddings(0, 0), held_out=positions)
+        commit_erasure(open_version(version.workspace), batch)
+    after = open_version(version.workspace, check_content=True)
+    for part, pairs in before.items():
+        positions, left = after.held_out_left(part)
+        assert positions.tolist() == np.delete(np.arange(len(pairs)), gone[part]).tolist()
+        assert left.rows.tolist() == np.delete(pairs.rows, gone[part], axis=0).tolist()
+        assert after.held_out(part).labels.tolist() == np.delete(pairs.labels, gone[part]).tolist()
+    assert after.forgotten_rows().tolist() == []
+    assert after.ids(0).equals(version.ids(0))
 
 
 def test_a_version_without_a_model_says_how_to_make_one(tmp_path: Path) -> None:

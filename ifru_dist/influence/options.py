@@ -1,0 +1,85 @@
+"""How a batch is solved, and how the solve may end."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from ifru_dist.influence.objective import CurvatureKind
+from ifru_dist.influence.preconditioner import PreconditionerKind
+
+Importance = Literal["step", "degree"]
+"""By what rows beyond the erased endpoints are chosen: the step each would take, or the paper's degree rule."""
+
+RowBudget = int | Literal["auto", "all"]
+
+AUTO_ROWS = 8
+"""Rows for each endpoint that an automatic budget lets in."""
+
+Status = Literal[
+    "converged",
+    "max_iterations",
+    "max_newton_steps",
+    "stalled",
+    "no_contraction",
+    "under_resolution",
+    "not_positive_definite",
+    "not_finite",
+    "no_descent",
+]
+
+REMEDIES: dict[Status, str] = {
+    "converged": "",
+    "max_iterations": "the update is usable but inexact: raise --max-iterations or --damping",
+    "max_newton_steps": "the update is usable, but more steps would remove more: raise --max-newton-steps or --damping",
+    "stalled": "the update is usable, but steps ceased to lower the objective before --tolerance was reached: raise "
+    "--tolerance or --damping",
+    "no_contraction": "",
+    "under_resolution": "the influence is smaller than the tables' numbers can express, so no row was moved",
+    "not_positive_definite": "the curvature met a direction that is not positive: raise --damping",
+    "not_finite": "the model or the product holds values that are not finite: check the embeddings, raise --damping",
+    "no_descent": "no step lowered the objective that the batch minimises: raise --damping",
+}
+
+USABLE: tuple[Status, ...] = (
+    "converged",
+    "max_iterations",
+    "max_newton_steps",
+    "stalled",
+    "no_contraction",
+    "under_resolution",
+)
+"""With these an update may be committed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolveOptions:
+    """How a batch is solved."""
+
+    damping: float
+    """c of Lambda = c * sqrt(deg)."""
+    newton_steps: int | None = None
+    """Steps in each round of rows; None: until the gradient is under the tolerance."""
+    max_newton_steps: int = 30
+    """Steps in each round when their number is not given."""
+    tolerance: float = 0.1
+    """Share of ||r before|| under which the gradient on the selected rows is small enough, and the residual on the
+    rows that are not selected."""
+    solver_tolerance: float = 0.05
+    """Relative residual at which the linear solve of a step stops."""
+    max_iterations: int = 200
+    """Products per step at most."""
+    importance: Importance = "step"
+    hops: int = 1
+    """With ``degree``: how far from the endpoints rows may lie."""
+    quantile: float = 0.0
+    """With ``degree``: the share of the rows reached, the least important ones, that stays out."""
+    row_budget: RowBudget = "auto"
+    """Rows over all workers at most; the endpoints are in even when they are more. ``auto`` with ``step``: only the
+    endpoints, or AUTO_ROWS times as many where the model is near a stationary point; with ``degree``: all."""
+    curvature: CurvatureKind = "gauss-newton"
+    preconditioner: PreconditionerKind = "diagonal"
+    product_dtype: torch.dtype = torch.float32
+    """Type of what curvature products read at the far ends of edges; residuals and sums are float64."""
+    storage_dtype: torch.dtype = torch.float32
+    """What the tables hold: the update is rounded to it before it is certified."""

@@ -1,0 +1,73 @@
+"""What conjugate gradients are preconditioned by."""
+
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from ifru_dist.influence.kernels import Kernels
+from ifru_dist.influence.objective import Curvature
+
+PreconditionerKind = Literal["diagonal", "block", "auto"]
+
+BLOCK_DEGREE = 4
+"""Edges for each dimension from which a block pays (auto)."""
+_FLOOR = 1e-8
+"""What is added to a block's diagonal, relative to its largest entry."""
+
+
+class Preconditioner(Protocol):
+    """A symmetric positive definite matrix M that is easily solved with."""
+
+    def solve(self, residual: Tensor, out: Tensor) -> Tensor:
+        """M^-1 residual (m, d), written to ``out`` and returned."""
+
+
+class Diagonal:
+    """The diagonal."""
+
+    def __init__(self, diagonal: Tensor) -> None:
+        """``diagonal`` (m, d); where it is not positive (a row without curvature) the scale is left as it is."""
+        self._diagonal = torch.where(diagonal > 0, diagonal, 1.0)
+
+    def solve(self, residual: Tensor, out: Tensor) -> Tensor:
+        """Residual / diagonal."""
+        return torch.div(residual, self._diagonal, out=out)
+
+
+class Blocks:
+    """The d x d blocks of some rows, and the diagonal of the others."""
+
+    def __init__(self, diagonal: Tensor, chosen: Tensor, blocks: Tensor, kernels: Kernels) -> None:
+        """Factor the blocks (b, d, d) of the chosen rows (b,), which must be positive definite."""
+        self._others, self._chosen, self._kernels = Diagonal(diagonal), chosen, kernels
+        self._factors = kernels.factor(blocks)
+
+    def solve(self, residual: Tensor, out: Tensor) -> Tensor:
+        """M^-1 residual."""
+        self._others.solve(residual, out)
+        out[self._chosen] = residual[self._chosen]
+        self._kernels.solve_blocks(self._factors, self._chosen, out)
+        return out
+
+
+def make_preconditioner(
+    curvature: Curvature, damping: Tensor, kind: PreconditionerKind, kernels: Kernels
+) -> Preconditioner:
+    """The preconditioner of a curvature with Lambda (m, 1) added.
+
+    ``auto`` takes the blocks of rows with at least BLOCK_DEGREE * d edges. Rows without curvature of their own have no
+    block that could be factored: their diagonal serves.
+    """
+    diagonal = curvature.diagonal + damping
+    if kind == "diagonal":
+        return Diagonal(diagonal)
+    least = 1 if kind == "block" else BLOCK_DEGREE * diagonal.shape[1]
+    chosen = torch.nonzero((curvature.edges >= least) & (diagonal > 0).all(dim=1)).flatten()
+    blocks = curvature.blocks(chosen) if len(chosen) else None
+    if blocks is None:
+        return Diagonal(diagonal)
+    # A row with fewer edges than dimensions has a singular block unless something is added to it.
+    floor = _FLOOR * diagonal[chosen].max(dim=1).values[:, None]
+    blocks.diagonal(dim1=1, dim2=2).add_(damping[chosen] + floor)
+    return Blocks(diagonal, chosen, blocks, kernels)

@@ -1,0 +1,52 @@
+"""How close each damping comes to retraining, and which to try next."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """The sample unlearned with one damping."""
+
+    damping: float
+    gap: float | None
+    """Mean |score - retrained score| on the sample; None where the solver ended without a usable update."""
+    relative_gap: float | None
+    """The same as a share of the gap of doing nothing."""
+    status: str
+    iterations: list[int]
+    influence_residual: float
+    logloss_sample: float | None
+
+
+def _usable(curve: Sequence[CurvePoint]) -> list[CurvePoint]:
+    """The points that have a gap."""
+    return [point for point in curve if point.gap is not None]
+
+
+def best_point(curve: Sequence[CurvePoint]) -> CurvePoint:
+    """The point of the smallest gap; of equal ones that which moves rows least."""
+    return min(reversed(_usable(curve)), key=lambda point: point.gap or 0.0)
+
+
+def dampings_between(curve: Sequence[CurvePoint], count: int) -> set[float]:
+    """``count`` dampings between the best one and each of its neighbours, by equal factors."""
+    usable = [point.damping for point in _usable(curve)]
+    at = usable.index(best_point(curve).damping)
+    near = usable[max(0, at - 1) : at + 2]
+    return {float(value) for low, high in pairwise(near) for value in np.geomspace(low, high, count + 2)[1:-1]}
+
+
+def curve_notes(curve: Sequence[CurvePoint], best: CurvePoint) -> list[str]:
+    """What a reader should know of the result."""
+    notes = [
+        f"the best damping is the {end} one that was tried: give --dampings further out"
+        for end, point in (("smallest", curve[0]), ("largest", curve[-1]))
+        if best is point
+    ]
+    if best.relative_gap is not None and best.relative_gap >= 1:
+        notes.append("no damping that was tried comes closer to retraining than doing nothing: give larger --dampings")
+    return notes

@@ -1,0 +1,71 @@
+"""How jobs come by workers: the options that all of them share, and the work done with a gang on Ray or in process."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field
+
+from ifru_dist.pipelines.progress import say
+from ifru_dist.pipelines.ray_session import ray_session
+from ifru_dist.sharding.gang import GangOptions, plans_for, with_gang
+from ifru_dist.sharding.placement import assign_partitions
+from ifru_dist.sharding.policy import Failure
+from ifru_dist.sharding.solo import WorkerGroup, solo_worker
+from ifru_dist.sharding.worker import WorkerPlan
+from ifru_dist.workspace.version import Version
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GangFlags:
+    """Options of jobs that compute with workers."""
+
+    workers: Annotated[int, Field(ge=0)] = 2
+    """Shard actors that solve together; 0: one worker in this process, without Ray."""
+    gpus_per_worker: Literal[0, 1] = 0
+    """1: each worker computes on a GPU of its own."""
+    max_retries: Annotated[int, Field(ge=0)] = 2
+    """How often a failed gang is rebuilt and the work tried again."""
+    start_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    """How long to wait for room on the cluster."""
+    collective_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    """How long workers wait for a silent peer before the gang is given up."""
+
+
+def run_on_workers(
+    version: Version,
+    flags: GangFlags,
+    work: Callable[[WorkerGroup], Result],
+    on_failure: Callable[[Failure], None],
+) -> Result:
+    """Do work with workers that hold a version; it must have no effect before it returns, as it may be done again.
+
+    Raises:
+        IfruError: as a worker raised it.
+        GangError: the workers could not be started, or failed too often.
+    """
+    plan = _plan(version, flags)
+    say(f"starting {flags.workers or 'no'} workers for version {version.manifest.version}")
+    if flags.workers == 0:
+        with solo_worker(plan) as worker:
+            return work(worker)
+    options = GangOptions(gpus_per_worker=flags.gpus_per_worker, start_timeout_s=flags.start_timeout_s)
+    with ray_session(flags.workers):
+        return with_gang(plans_for(plan), options, work, max_retries=flags.max_retries, on_failure=on_failure)
+
+
+def _plan(version: Version, flags: GangFlags) -> WorkerPlan:
+    """The plan of rank 0."""
+    owned = assign_partitions(version.partition_edges(), max(flags.workers, 1))
+    return WorkerPlan(
+        workspace=version.workspace.root,
+        version=version.manifest.version,
+        digest=version.workspace.digest(version.manifest.version),
+        owned=tuple(tuple(partitions) for partitions in owned),
+        rank=0,
+        device="cuda" if flags.gpus_per_worker else "cpu",
+        threads=1,
+        timeout_s=flags.collective_timeout_s,
+    )
