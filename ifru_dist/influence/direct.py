@@ -175,7 +175,6 @@ class DirectCurvature:
         self._halo = state.halo.to(objective.product_dtype)
         self._error = state.error * state.block.kept if kind == "hessian" else None
         block = state.block
-        self.edges = row_counts(block.indptr, ~block.erased)
         data = objective.kernels.weighted_sum(block.indptr, block.col, self._weight, state.halo.square())
         self.diagonal = data.add_(objective.ridge)
 

@@ -83,8 +83,16 @@ class _Place:
 class _Walk:
     """Where a descent stands."""
 
-    def __init__(self, tilted: TiltedObjective, embeddings: Tensor, options: SolveOptions, allowed_norm: float) -> None:
-        self._tilted, self._options, self._allowed_norm = tilted, options, allowed_norm
+    def __init__(
+        self,
+        tilted: TiltedObjective,
+        embeddings: Tensor,
+        options: SolveOptions,
+        allowed_norm: float,
+        contraction: float,
+    ) -> None:
+        self._tilted, self._options = tilted, options
+        self._allowed_norm, self._contraction = allowed_norm, contraction
         self.solutions: list[Solution] = []
         self._radius = math.inf
         self._taken = self._rejected = self._without_gain = 0
@@ -134,17 +142,16 @@ class _Walk:
             self._rejected += 1
 
     def _judge(self) -> None:
-        """Keep the place with the shortest gradient, and end when steps cease to shorten it.
+        """Keep the place with the shortest gradient, and end when steps cease to shorten it by enough.
 
         Around a model that was stopped early the tilted objective has no minimum nearby: it falls on and on, away from
         where retraining would go, and a gradient that grows is the sign of it. The first step is always kept, and so is
         every step when their number is given.
         """
-        if self._options.newton_steps is not None or self._taken == 1 or self._place.norm < self.best.norm:
-            self._without_gain = 0 if self._place.norm < self.best.norm else self._without_gain + 1
+        share = self._place.norm / self.best.norm if self.best.norm > 0 else math.inf
+        if self._options.newton_steps is not None or self._taken == 1 or share < 1:
             self.best = self._place
-        else:
-            self._without_gain += 1
+        self._without_gain = 0 if share < self._contraction else self._without_gain + 1
         if self._options.newton_steps is None and self._without_gain >= _PATIENCE[self._options.curvature]:
             self._ended = "no_contraction"
 
@@ -169,9 +176,10 @@ class _Walk:
         downhill = self._downhill(place)
         if place.matrix is None:
             curvature = place.point.curvature(options.curvature)
+            most = max((solution.iterations for solution in self.solutions), default=0)
             place.matrix = (
                 curvature,
-                make_preconditioner(curvature, tilted.damping, options.preconditioner, tilted.kernels),
+                make_preconditioner(curvature, tilted.damping, options.preconditioner, tilted.kernels, most),
             )
         curvature, preconditioner = place.matrix
         if options.curvature == "hessian" and math.isinf(self._radius):
@@ -188,7 +196,9 @@ class _Walk:
         )
 
 
-def minimise(tilted: TiltedObjective, embeddings: Tensor, options: SolveOptions, allowed_norm: float) -> Descent:
+def minimise(
+    tilted: TiltedObjective, embeddings: Tensor, options: SolveOptions, allowed_norm: float, contraction: float = 1.0
+) -> Descent:
     """Newton steps from the own rows' embeddings (n, d).
 
     Args:
@@ -196,8 +206,9 @@ def minimise(tilted: TiltedObjective, embeddings: Tensor, options: SolveOptions,
         embeddings: Where to start.
         options: Number of steps, or None: until the gradient is small; and how each is solved.
         allowed_norm: ||grad F|| that is small.
+        contraction: Share of its length to which a step must bring the gradient for another one to follow.
     """
-    walk = _Walk(tilted, embeddings, options, allowed_norm)
+    walk = _Walk(tilted, embeddings, options, allowed_norm, contraction)
     while (status := walk.end()) is None:
         walk.step()
     return Descent(embeddings=walk.best.embeddings, solutions=walk.solutions, status=status)

@@ -19,9 +19,6 @@ class Curvature(Protocol):
     diagonal: Tensor
     """(m, d): the diagonal of its Gauss-Newton part or an approximation of it, not negative."""
 
-    edges: Tensor
-    """(m,) kept edges at each row."""
-
     def blocks(self, chosen: Tensor) -> Tensor | None:
         """The d x d blocks of its Gauss-Newton part at the chosen rows (b,), (b, d, d); None where a model has none."""
 

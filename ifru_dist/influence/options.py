@@ -78,7 +78,7 @@ class SolveOptions:
     """Rows over all workers at most; the endpoints are in even when they are more. ``auto`` with ``step``: only the
     endpoints, or AUTO_ROWS times as many where the model is near a stationary point; with ``degree``: all."""
     curvature: CurvatureKind = "gauss-newton"
-    preconditioner: PreconditionerKind = "diagonal"
+    preconditioner: PreconditionerKind = "auto"
     product_dtype: torch.dtype = torch.float32
     """Type of what curvature products read at the far ends of edges; residuals and sums are float64."""
     storage_dtype: torch.dtype = torch.float32

@@ -244,7 +244,6 @@ class PropagatedCurvature:
         self._objective, self._point = objective, point
         self._with_errors = kind == "hessian"
         self.diagonal = point.diagonal()[objective.positions]
-        self.edges = row_counts(objective.block.indptr, ~objective.block.erased)[objective.positions]
 
     def blocks(self, chosen: Tensor) -> None:
         """None: an output depends on rows far away, so a block of the embeddings would have to read them all."""

@@ -25,6 +25,8 @@ from ifru_dist.models.base import Model
 
 _LOOSE = 0.1
 """Tolerance of rounds that others may follow."""
+_CONTRACTION = 0.75
+"""Share to which a Newton step must shorten the gradient for another to follow, on a model that was stopped early."""
 _MARGIN = 0.5
 """Rows enter until the rest is this far under the tolerance: those that enter raise the rest a little as they move."""
 
@@ -169,13 +171,18 @@ class Batch:
             row_budget=options.row_budget if isinstance(options.row_budget, int) else math.inf,
         )
 
+    @property
+    def _near_stationary(self) -> bool:
+        """Whether the model's own gradient is no longer than the influence that is to be removed."""
+        return self._tilt_norm <= self._start_norm
+
     def _row_budget(self) -> float:
         """Rows that may be selected at most, over all workers."""
         budget, count = self._options.row_budget, self._count(self._selected)
         if self._options.importance == "degree":
             return count
         if budget == "auto":
-            return count * (AUTO_ROWS if self._tilt_norm <= self._start_norm else 1)
+            return count * (AUTO_ROWS if self._near_stationary else 1)
         return math.inf if budget == "all" else budget
 
     def _descend(self, selected: Tensor, objective: Objective, embeddings: Tensor, anchor: Tensor) -> "_Stage":
@@ -192,7 +199,9 @@ class Batch:
     def _minimise(self, stage: "_Stage", tolerance: float) -> None:
         """Newton steps until the gradient is under the tolerance."""
         with self._clock("solve"):
-            descent = minimise(stage.tilted, stage.embeddings, self._options, tolerance * self._start_norm)
+            contraction = 1.0 if self._near_stationary else _CONTRACTION
+            allowed = tolerance * self._start_norm
+            descent = minimise(stage.tilted, stage.embeddings, self._options, allowed, contraction)
         stage.embeddings, stage.status, stage.outside = descent.embeddings, descent.status, None
         stage.solutions += descent.solutions
 

@@ -35,8 +35,9 @@ class SolveFlags:
     """Steps in each round at most with --newton-steps auto."""
     curvature: CurvatureKind = "gauss-newton"
     """gauss-newton: positive semi-definite; hessian: all of the second derivative, inside a trust region."""
-    preconditioner: PreconditionerKind = "diagonal"
-    """Of the conjugate gradients: the diagonal, rows' d x d blocks, or blocks where a row's degree pays for them."""
+    preconditioner: PreconditionerKind = "auto"
+    """Of the conjugate gradients: the diagonal, the rows' d x d blocks (not for lightgcn, which has none), or auto: the
+    diagonal until a step takes more iterations than the blocks cost."""
     solver_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Relative residual at which the linear solve of a Newton step stops; the next step corrects what is left of it."""
     max_iterations: Annotated[int, Field(ge=1)] = 200

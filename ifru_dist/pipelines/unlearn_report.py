@@ -143,10 +143,11 @@ def _solver_report(result: BatchResult) -> dict[str, Any]:
     if result.outcomes is None:
         return {"subgraph": None, "solver": None, "influence_residual": None, "bytes_exchanged": 0}
     first = result.outcomes[0]
+    last = [entry for entry in first.rounds if entry.kept][-1]
     return {
         "subgraph": {
-            "rows": first.rounds[-1].rows,
-            "edges": first.rounds[-1].edges,
+            "rows": last.rows,
+            "edges": last.edges,
             "importance": result.options.importance,
             "hops": result.options.hops if result.options.importance == "degree" else None,
             "rounds": [asdict(entry) for entry in first.rounds],
@@ -156,6 +157,7 @@ def _solver_report(result: BatchResult) -> dict[str, Any]:
             "newton_steps": len(first.iterations),
             "iterations": first.iterations,
             "relative_residual": first.relative_residual,
+            "stationarity": first.stationarity,
             "damping": result.damping.value,
             "damping_source": result.damping.source,
             "damping_note": result.damping.note,

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from ifru_dist.errors import IfruError
 from ifru_dist.pipelines.unlearn import UnlearnConfig, unlearn
 from ifru_dist.workspace.manifest import Manifest
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import Version, open_version
+from tests.influence import reference
 from tests.pipelines.small import (
     BUSY,
     LONER,
@@ -46,6 +48,24 @@ def run(root: Path, *rows: dict[str, Any], **changes: Any) -> Version:
     """Unlearn a batch; returns the version after it."""
     assert unlearn(config(root, request_file(root.with_suffix(".parquet"), *rows), **changes)) == 0
     return open_version(Workspace(root), check_content=True)
+
+
+def dense_case(before: Version, erased: np.ndarray) -> reference.Case:
+    """A batch as the dense reference sees it: the version before it, and the ids of the examples that go."""
+    data, spec = before.train(), before.model.spec
+    gone = torch.zeros(len(data), dtype=torch.bool)
+    gone[torch.from_numpy(erased)] = True
+    return reference.Case(
+        sizes=SIZES,
+        pairs=torch.from_numpy(data.rows),
+        label=torch.from_numpy(data.labels).double(),
+        erased=gone,
+        embeddings=torch.from_numpy(before.embeddings()).double(),
+        layer_weights=(1.0,) if spec.name == "mf" else (0.5, 0.5),
+        l2=spec.l2,
+        l2_row=spec.l2_row,
+        partitions=before.layout.partitions,
+    )
 
 
 def report_of(root: Path, name: str) -> dict[str, Any]:

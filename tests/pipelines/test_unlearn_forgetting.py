@@ -157,7 +157,7 @@ def test_a_row_without_training_data_is_a_batch_of_its_own(
 def test_a_row_without_training_data_is_reset_beside_rows_that_are_solved_for(tmp_path: Path, model: str) -> None:
     root = tmp_path / "ws"
     small_workspace(root, name=model)
-    after = run(root, whole_item(NEVER_SEEN), pair(ROWS[50]), row_budget=sum(SIZES))
+    after = run(root, whole_item(NEVER_SEEN), pair(ROWS[50]), importance="degree")
     rows, values = read_delta(root, after.layout, after.model.deltas[-1])
     assert (np.diff(rows) > 0).all()
     assert len(rows) > 3

@@ -157,7 +157,7 @@ def test_the_job_from_the_command_line_starts_a_ray_of_its_own(tmp_path: Path) -
     root = tmp_path / "ws"
     small_workspace(root)
     path = request_file(tmp_path / "requests.parquet", *BATCH)
-    options = [f"--workspace={root}", f"--requests={path}", "--workers=2"]
+    options = [f"--workspace={root}", f"--requests={path}", "--workers=2", "--residual-budget=100"]
     with tag() as environment:
         environment.pop("RAY_ADDRESS", None)
         command = [sys.executable, "jobs/unlearn.py", *options]

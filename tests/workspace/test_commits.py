@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from ifru_dist.errors import VersionConflictError
-from ifru_dist.workspace.commits import commit_erasure, commit_model
+from ifru_dist.workspace.commits import commit_calibration, commit_erasure, commit_model
 from ifru_dist.workspace.keys import keyed_digest
 from ifru_dist.workspace.ledger import LedgerEntry, read_ledger
+from ifru_dist.workspace.manifest import Calibration
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import Version, open_version
 from tests.workspace.datasets import erasure, new_model, random_dataset, random_embeddings, trained_workspace
@@ -58,6 +59,22 @@ def test_batches_follow_each_other_and_old_versions_stay_as_they_were(trained: V
     assert version.original().manifest.version == 2
     np.testing.assert_array_equal(version.original().embeddings(), _EMBEDDINGS)
     assert version.original().alive().all()
+
+
+def test_a_calibration_and_what_stays_unsolved_belong_to_the_model(trained: Version) -> None:
+    found = Calibration(damping=0.2, gap=0.1, gap_do_nothing=1.0, interactions=5, seed=0, version=2, solver={})
+    manifest = commit_calibration(trained, found)
+    assert (manifest.version, manifest.kind, manifest.model.calibration) == (3, "calibrate", found)
+    assert manifest.files() == trained.manifest.files()
+    for batch, unsolved in enumerate((0.5, 0.25)):
+        version = open_version(trained.workspace)
+        commit_erasure(version, erasure([batch], [batch], random_embeddings(0, 1), unsolved_interactions=unsolved))
+    version = open_version(trained.workspace)
+    assert (version.model.calibration, version.model.unsolved_interactions) == (found, 0.75)
+    assert version.trained_interactions == version.model.trained_interactions == 60
+    commit_model(version, new_model(_EMBEDDINGS))
+    model = open_version(trained.workspace).model
+    assert (model.calibration, model.unsolved_interactions, model.trained_interactions) == (None, 0.0, 58)
 
 
 def test_every_manifest_holds_the_digest_of_the_one_before(trained: Version) -> None:

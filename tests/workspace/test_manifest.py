@@ -8,7 +8,7 @@ from ifru_dist.errors import WorkspaceError
 from ifru_dist.models.spec import ModelSpec
 from ifru_dist.workspace.files import FileEntry
 from ifru_dist.workspace.layout import Layout
-from ifru_dist.workspace.manifest import Manifest, ModelRecord, decode, encode
+from ifru_dist.workspace.manifest import Calibration, Manifest, ModelRecord, decode, encode
 
 
 def _entry(name: str) -> FileEntry:
@@ -24,6 +24,17 @@ def _manifest() -> Manifest:
         trained_version=2,
         base=(_entry("base-u"), _entry("base-i")),
         deltas=(_entry("delta"),),
+        trained_interactions=8,
+        unsolved_interactions=0.25,
+        calibration=Calibration(
+            damping=0.3,
+            gap=0.1,
+            gap_do_nothing=0.5,
+            interactions=2,
+            seed=6,
+            version=2,
+            solver={"newton_steps": "auto", "tolerance": 0.1},
+        ),
     )
     return Manifest(
         version=3,
@@ -90,6 +101,14 @@ def test_a_manifest_of_a_release_that_could_not_forget_rows() -> None:
     value = json.loads(encode(manifest).split(b"\n", 1)[1])
     assert (value.pop("forgotten"), value.pop("held_out_erased"), value["format"]) == ([], [], 1)
     assert decode(_file(json.dumps(value)), "x.json") == manifest
+
+
+def test_a_manifest_of_a_release_that_could_not_calibrate() -> None:
+    value = json.loads(encode(_manifest()).split(b"\n", 1)[1])
+    for key in ("calibration", "trained_interactions", "unsolved_interactions"):
+        del value["model"][key]
+    model = replace(_manifest().model, calibration=None, trained_interactions=None, unsolved_interactions=0.0)
+    assert decode(_file(json.dumps(value)), "x.json") == replace(_manifest(), model=model)
 
 
 def test_another_format_is_refused_with_the_remedy() -> None:
