@@ -242,7 +242,7 @@ class Batch:
         if status in USABLE:
             embeddings = embeddings.to(self._options.storage_dtype).double()
             change = stage.tilted.value(objective.at(embeddings), embeddings)
-            if change > 0:
+            if change > 0 or (change == 0 and self._start_norm > 0 and self._count(stage.selected) > 0):
                 # Steps only go downhill, so this is the rounding: the influence is too small for the tables to express.
                 embeddings, change, status = self._shard.embeddings, 0.0, "under_resolution"
         inner = RowValues(objective.positions, objective.at(embeddings).residual())

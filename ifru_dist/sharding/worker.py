@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ifru_dist.errors import WorkspaceError
 from ifru_dist.influence.communicator import Communicator, LocalCommunicator
 from ifru_dist.influence.kernels import kernels_for
-from ifru_dist.influence.options import USABLE, SolveOptions
+from ifru_dist.influence.options import SolveOptions
 from ifru_dist.influence.shard import Shard, edges_of
 from ifru_dist.influence.update import Batch, Outcome
 from ifru_dist.models.factory import build_model
@@ -138,16 +138,22 @@ class Worker:
     def calibrate(self, examples: NDArray[np.int64], options: SolveOptions, dampings: Sequence[float]) -> list[Outcome]:
         """Erase examples (by id) once for each of some values of c, which take the place of ``options.damping``.
 
-        All start from the same prepared batch. Without a fixed number of Newton steps each solve goes on to the
-        tolerance, so it starts where that of the last c ended, which is near when c descends. With a fixed number each
-        starts from the model: from anywhere nearer it would come closer to the end than the job that calibration is
-        for.
+        All are solved on one prepared batch. Without a fixed number of Newton steps a solve that converges ends within
+        the tolerance of one point from wherever it starts, so it starts where the last one ended, which is near when c
+        descends. Where else it ends depends on where it starts: those start from the model, as the job does that
+        calibration is for.
+
+        Args:
+            examples: (erased,) ids.
+            options: How to solve.
+            dampings: Descending.
         """
         batch, outcomes, near = self._batch(examples, options), list[Outcome](), None
         for damping in dampings:
             outcome = batch.solve(damping, near)
-            if options.newton_steps is None and outcome.status in USABLE:
-                near = batch.after_first_round
+            if near is not None and outcome.status != "converged":
+                outcome = batch.solve(damping)
+            near = batch.after_first_round if options.newton_steps is None and outcome.status == "converged" else None
             outcomes.append(_on_host(outcome))
         return outcomes
 

@@ -55,9 +55,9 @@ def scores(case: Case, present: Tensor, embeddings: Tensor) -> Tensor:
 
 def objective(case: Case, present: Tensor, embeddings: Tensor) -> Tensor:
     """L(E; D): summed loss, per-example regulariser and per-row weight decay."""
-    q = torch.sigmoid(scores(case, present, embeddings))
+    score = scores(case, present, embeddings)
     y, pairs = case.label[present], case.pairs[present]
-    loss = -(y * torch.log(q) + (1 - y) * torch.log(1 - q)).sum()
+    loss = -(y * torch.nn.functional.logsigmoid(score) + (1 - y) * torch.nn.functional.logsigmoid(-score)).sum()
     per_example = embeddings[pairs[:, 0]].square().sum() + embeddings[pairs[:, 1]].square().sum()
     return loss + case.l2 / 2 * per_example + case.l2_row / 2 * embeddings.square().sum()
 
@@ -137,7 +137,15 @@ def importance(case: Case, hops: int) -> Tensor:
 
 
 def random_case(
-    seed: int, *, users: int, items: int, examples: int, layer_weights: tuple[float, ...], l2: float, partitions: int, l2_row: float = 0.0
+    seed: int,
+    *,
+    users: int,
+    items: int,
+    examples: int,
+    layer_weights: tuple[float, ...],
+    l2: float,
+    partitions: int,
+    l2_row: float = 0.0,
 ) -> Case:
     """A random problem with a user who has every item, a user who loses everything, and rows without examples."""
     rng = np.random.default_rng(seed)
@@ -169,5 +177,7 @@ CASES = [
     random_case(3, users=3, items=9, examples=8, layer_weights=(1.0,), l2=0.02, partitions=3, l2_row=0.3),
     random_case(4, users=7, items=6, examples=15, layer_weights=(0.5, 0.5), l2=0.0, partitions=4),
     random_case(5, users=9, items=5, examples=20, layer_weights=(0.5, 0.5), l2=0.1, partitions=23),
-    random_case(6, users=6, items=6, examples=14, layer_weights=(1 / 3, 1 / 3, 1 / 3), l2=0.05, partitions=2, l2_row=0.2),
+    random_case(
+        6, users=6, items=6, examples=14, layer_weights=(1 / 3, 1 / 3, 1 / 3), l2=0.05, partitions=2, l2_row=0.2
+    ),
 ]

@@ -153,3 +153,61 @@ def test_iterations_end_at_the_limit_with_what_they_have(limit: int) -> None:
         return float((vector - expected) @ (matrix @ (vector - expected)))
 
     assert energy(solution.value.flatten()) < energy(torch.zeros(SIZE, dtype=torch.float64))
+
+
+def metric(diagonal: Tensor, vector: Tensor) -> float:
+    """Length in the norm of a diagonal preconditioner."""
+    return float((diagonal * vector.square()).sum().sqrt())
+
+
+def spread(matrix: Tensor) -> Tensor:
+    return matrix.diagonal().clone().reshape(SHAPE).abs().clamp(min=1e-3)
+
+
+@pytest.mark.parametrize("spoil", [0.0, 2.5, 50.0])
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.9])
+def test_a_trust_region_ends_on_its_boundary_or_inside_at_the_solution(spoil: float, share: float) -> None:
+    matrix = definite(6) - spoil * torch.eye(SIZE, dtype=torch.float64)
+    right_side, diagonal = normal(*SHAPE, seed=3), spread(matrix)
+    free = solve(matrix, right_side)
+    radius = share * (free.norm if free.usable else 10.0)
+    solution = conjugate_gradients(
+        product_with(matrix),
+        right_side,
+        Diagonal(diagonal),
+        inner(),
+        tolerance=1e-13,
+        max_iterations=500,
+        radius=radius,
+    )
+    assert solution.status == "boundary"
+    assert solution.usable
+    assert metric(diagonal, solution.value) == pytest.approx(radius, rel=1e-9)
+    assert solution.norm == pytest.approx(radius, rel=1e-9)
+    x = solution.value.flatten()
+    assert solution.decrease == pytest.approx(float(right_side.flatten() @ x - x @ matrix @ x / 2), rel=1e-9)
+    assert solution.decrease > 0
+
+
+def test_a_wide_trust_region_changes_no_bit() -> None:
+    matrix, right_side = definite(2, 1.0), normal(*SHAPE, seed=3)
+    free = solve(matrix, right_side)
+    wide = conjugate_gradients(
+        product_with(matrix),
+        right_side,
+        Diagonal(spread(matrix)),
+        inner(),
+        tolerance=1e-13,
+        max_iterations=500,
+        radius=1e6,
+    )
+    assert torch.equal(wide.value, free.value)
+    assert wide.status == free.status == "converged"
+
+
+def test_length_and_decrease_of_a_solution() -> None:
+    matrix, right_side = definite(3, 2.0), normal(*SHAPE, seed=8)
+    solution = solve(matrix, right_side)
+    x = solution.value.flatten()
+    assert solution.norm == pytest.approx(metric(spread(matrix), solution.value), rel=1e-8)
+    assert solution.decrease == pytest.approx(float(right_side.flatten() @ x / 2), rel=1e-9)

@@ -9,9 +9,9 @@ from ifru_dist.influence.importance import endpoints, select_by_degree
 from ifru_dist.influence.kernels import Kernels
 from ifru_dist.influence.kernels_numba import NumbaKernels
 from ifru_dist.influence.kernels_torch import TorchKernels
-from ifru_dist.influence.propagated import PropagatedObjective
 from ifru_dist.influence.newton import TiltedObjective
 from ifru_dist.influence.options import SolveOptions
+from ifru_dist.influence.propagated import PropagatedObjective
 from ifru_dist.influence.reduction import Reduction
 from ifru_dist.influence.update import unlearn_batch
 from tests.influence import reference

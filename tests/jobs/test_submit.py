@@ -48,7 +48,9 @@ def test_a_submitted_job_makes_a_version(cluster: LocalCluster, tmp_path: Path) 
     rows = small_interactions().rows
     small_workspace(tmp_path / "ws")
     requests = request_file(tmp_path / "requests.parquet", whole_user(LONER), pair(rows[0]))
-    finished = submit(cluster, f"--workspace={tmp_path}/ws", f"--requests={requests}", "--workers=2")
+    finished = submit(
+        cluster, f"--workspace={tmp_path}/ws", f"--requests={requests}", "--workers=2", "--residual-budget=100"
+    )
     assert finished.returncode == 0, finished.stdout
     assert "version 2 -> 3: " in finished.stdout
     after = open_version(Workspace(tmp_path / "ws"), check_content=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from ifru_dist.errors import ConfigError, GangError, IfruError, InputError, SolveError, WorkspaceError
 from ifru_dist.evaluation.forgetting import logloss
 from ifru_dist.influence.options import SolveOptions
+from ifru_dist.influence.update import Outcome
 from ifru_dist.interactions import Interactions
 from ifru_dist.pipelines import calibrate as pipeline
 from ifru_dist.pipelines.calibrate import CalibrateConfig, calibrate
@@ -118,36 +120,46 @@ def test_the_curve_is_what_unlearning_the_sample_and_retraining_without_it_give(
     assert gaps(report)[report["damping"]] == report["gap"]
 
 
-def options(newton_steps: int | None) -> SolveOptions:
-    return SolveOptions(damping=1.0, newton_steps=newton_steps, **EXACT)
+def solver(**changes: Any) -> SolveOptions:
+    return SolveOptions(**{"damping": 1.0, **EXACT} | changes)
+
+
+def together_and_alone(version: Version, options: SolveOptions) -> Iterator[tuple[Outcome, Outcome]]:
+    """A batch solved with several dampings on one prepared batch, and each on its own, on all the same rows."""
+    examples, dampings = np.arange(0, 300, 9), [1.6, 0.8, 0.4]
+    (plan,) = plans(version, 1)
+    with solo_worker(plan) as worker:
+        (together,) = worker.call("calibrate", examples, options, dampings)
+        alone = [worker.call("solve", examples, dataclasses.replace(options, damping=c))[0] for c in dampings]
+    assert len(together) == 3
+    for one, other in zip(together, alone, strict=True):
+        assert torch.equal(one.rows, other.rows)
+        assert torch.equal(one.emptied, other.emptied)
+        assert one.status == other.status
+        yield one, other
 
 
 @MODELS
-@pytest.mark.parametrize("newton_steps", [2, None])
-def test_one_prepared_batch_solves_each_damping_as_a_batch_of_its_own(
-    tmp_path: Path, model: str, newton_steps: int | None
+@pytest.mark.parametrize("limit", [{"newton_steps": 2}, {"max_newton_steps": 2}], ids=["fixed", "cut off"])
+def test_one_prepared_batch_solves_each_damping_bit_for_bit_as_a_batch_of_its_own(
+    tmp_path: Path, model: str, limit: dict[str, int]
 ) -> None:
-    """With a fixed number of steps bit for bit; on the way to the tolerance a near start saves steps."""
-    version, examples = small_workspace(tmp_path / "ws", name=model, l2=L2), np.arange(0, 300, 9)
-    dampings = [1.6, 0.8, 0.4]
-    (plan,) = plans(version, 1)
-    with solo_worker(plan) as worker:
-        (together,) = worker.call("calibrate", examples, options(newton_steps), dampings)
-        alone = [
-            worker.call("solve", examples, dataclasses.replace(options(newton_steps), damping=damping))[0]
-            for damping in dampings
-        ]
-    assert len(together) == 3
-    for near, cold in zip(together, alone, strict=True):
-        assert torch.equal(near.rows, cold.rows)
-        assert torch.equal(near.emptied, cold.emptied)
-        assert near.status == cold.status
-        if newton_steps is not None or near is together[0]:
-            assert torch.equal(near.values, cold.values)
-            assert (near.iterations, near.influence_residual) == (cold.iterations, cold.influence_residual)
-        else:
-            torch.testing.assert_close(near.values, cold.values, rtol=1e-6, atol=1e-6)
-            assert sum(near.iterations) < sum(cold.iterations)
+    for one, other in together_and_alone(small_workspace(tmp_path / "ws", name=model, l2=L2), solver(**limit)):
+        assert one.status == ("converged" if "newton_steps" in limit else "max_newton_steps")
+        assert torch.equal(one.values, other.values)
+        assert (one.iterations, one.influence_residual) == (other.iterations, other.influence_residual)
+
+
+@MODELS
+def test_on_the_way_to_the_tolerance_a_near_start_saves_steps_and_ends_in_the_same_place(
+    tmp_path: Path, model: str
+) -> None:
+    pairs = list(together_and_alone(small_workspace(tmp_path / "ws", name=model, l2=L2), solver()))
+    for one, other in pairs:
+        assert one.status == "converged"
+        torch.testing.assert_close(one.values, other.values, rtol=1e-6, atol=1e-6)
+    for one, other in pairs[1:]:
+        assert sum(one.iterations) < sum(other.iterations)
 
 
 def point(damping: float, gap: float | None, do_nothing: float = 2.0) -> CurvePoint:

@@ -165,5 +165,3 @@ def test_a_workspace_that_another_process_uses(tmp_path: Path) -> None:
         expected = ("is in use by job train on ", f"process {holder.pid}", "wait until it ends, or stop it")
         refuse(root, BATCH, WorkspaceError, *expected)
     assert run(root, *BATCH).manifest.version == 3
-
-

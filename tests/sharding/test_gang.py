@@ -10,35 +10,15 @@ import pytest
 import torch
 
 from ifru_dist.errors import ConfigError, GangError, WorkspaceError
-from ifru_dist.influence.update import Outcome, SolveOptions
+from ifru_dist.influence.update import Outcome
 from ifru_dist.sharding.gang import Gang, GangOptions, with_gang
 from ifru_dist.sharding.policy import Failure
 from tests.influence import reference
 from tests.influence.reference import CASES, Case
-from tests.sharding.gangs import plans
+from tests.sharding.gangs import ONE_OF_EACH, OPTIONS, merged, plans, single
 from tests.workspaces import workspace_of_case
 
 pytestmark = [pytest.mark.usefixtures("local_ray"), pytest.mark.slow]
-ONE_OF_EACH = [CASES[1], CASES[4]]
-
-
-def single(case: Case) -> Case:
-    """The case with embeddings that are exact in float32, as tables hold them."""
-    return dataclasses.replace(case, embeddings=case.embeddings.float().double())
-
-
-def options(hops: int = 1) -> SolveOptions:
-    return SolveOptions(
-        damping=0.3,
-        newton_steps=2,
-        importance="degree",
-        hops=hops,
-        row_budget=10**6,
-        solver_tolerance=1e-13,
-        max_iterations=500,
-        product_dtype=torch.float64,
-        storage_dtype=torch.float64,
-    )
 
 
 def solve(root: Path, case: Case, workers: int) -> tuple[torch.Tensor, torch.Tensor, Outcome]:
@@ -46,16 +26,12 @@ def solve(root: Path, case: Case, workers: int) -> tuple[torch.Tensor, torch.Ten
     version = workspace_of_case(root, case)
     examples = np.flatnonzero(case.erased.numpy())
     with Gang(plans(version, workers), GangOptions(start_timeout_s=60)) as gang:
-        outcomes = gang.call("solve", examples, options())
-    rows = torch.cat([outcome.rows for outcome in outcomes])
-    values = torch.cat([outcome.values for outcome in outcomes])
-    order = torch.argsort(rows)
-    return rows[order], values[order], outcomes[0]
+        outcomes = gang.call("solve", examples, OPTIONS)
+    return *merged(outcomes), outcomes[0]
 
 
 @pytest.mark.parametrize("case", ONE_OF_EACH, ids=["mf", "lightgcn"])
 def test_two_actors_equal_dense_solve(case: Case, tmp_path: Path) -> None:
-    case = single(case)
     rows, values, outcome = solve(tmp_path / "ws", case, workers=2)
     _, emptied = reference.endpoint_masks(case)
     reached = (reference.importance(case, 1) > 0) & ~emptied
@@ -70,7 +46,7 @@ def test_two_actors_equal_dense_solve(case: Case, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", ONE_OF_EACH, ids=["mf", "lightgcn"])
 def test_any_number_of_workers_gives_the_same_bits(case: Case, tmp_path: Path) -> None:
-    one, *others = (solve(tmp_path / f"ws{workers}", single(case), workers) for workers in (1, 2, 3))
+    one, *others = (solve(tmp_path / f"ws{workers}", case, workers) for workers in (1, 2, 3))
     for other in others:
         assert torch.equal(one[0], other[0])
         assert torch.equal(one[1], other[1])
@@ -79,7 +55,7 @@ def test_any_number_of_workers_gives_the_same_bits(case: Case, tmp_path: Path) -
 
 
 def test_a_killed_worker_is_replaced_and_the_batch_done_again(tmp_path: Path) -> None:
-    case = single(CASES[1])
+    case = ONE_OF_EACH[0]
     version = workspace_of_case(tmp_path / "ws", case)
     examples = np.flatnonzero(case.erased.numpy())
     failures: list[Failure] = []
@@ -87,13 +63,12 @@ def test_a_killed_worker_is_replaced_and_the_batch_done_again(tmp_path: Path) ->
     def work(gang: Gang) -> list[Outcome]:
         if not failures:
             os.kill(gang.call("process_id")[1], signal.SIGKILL)
-        return gang.call("solve", examples, options())
+        return gang.call("solve", examples, OPTIONS)
 
     outcomes = with_gang(plans(version, 2), GangOptions(), work, max_retries=1, on_failure=failures.append)
     assert [failure.attempt for failure in failures] == [1]
     undisturbed = solve(tmp_path / "other", case, workers=2)
-    rows = torch.cat([outcome.rows for outcome in outcomes])
-    assert torch.equal(torch.cat([o.values for o in outcomes])[torch.argsort(rows)], undisturbed[1])
+    assert torch.equal(merged(outcomes)[1], undisturbed[1])
 
 
 def test_a_gang_that_keeps_failing_is_given_up(tmp_path: Path) -> None:
@@ -117,7 +92,7 @@ def test_a_stopped_peer_is_given_up_after_the_timeout(tmp_path: Path) -> None:
     def work(gang: Gang) -> None:
         stopped.append(gang.call("process_id")[1])
         os.kill(stopped[0], signal.SIGSTOP)
-        gang.call("solve", examples, options())
+        gang.call("solve", examples, OPTIONS)
 
     with pytest.raises(GangError, match="a worker failed"):
         with_gang(plans(version, 2, timeout_s=3), GangOptions(), work, max_retries=0, on_failure=lambda _: None)

@@ -1,0 +1,201 @@
+"""Rows in rounds: what enters, in which order, within which budget, and what is taken back."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+
+from ifru_dist.influence.damping import row_damping
+from ifru_dist.influence.direct import DirectObjective
+from ifru_dist.influence.importance import select_by_step
+from ifru_dist.influence.kernels_numba import NumbaKernels
+from ifru_dist.influence.options import AUTO_ROWS, SolveOptions
+from ifru_dist.influence.propagated import PropagatedObjective
+from ifru_dist.influence.update import Outcome, unlearn_batch
+from tests.influence import reference
+from tests.influence.local import DotProduct, communicator_of, shard_of
+from tests.influence.reference import CASES, Case, random_case
+
+DAMPING = 4.0
+LARGE = [
+    random_case(seed, users=40, items=30, examples=400, layer_weights=weights, l2=0.01, partitions=8)
+    for seed, weights in ((1, (1.0,)), (2, (1.0,)), (3, (0.5, 0.5)))
+]
+EACH_LARGE = pytest.mark.parametrize("case", LARGE, ids=["mf-1", "mf-2", "lightgcn"])
+
+
+def options(**changes: object) -> SolveOptions:
+    values = {
+        "damping": DAMPING,
+        "tolerance": 1e-3,
+        "row_budget": "all",
+        "product_dtype": torch.float64,
+        "storage_dtype": torch.float64,
+    }
+    return SolveOptions(**{**values, **changes})
+
+
+def unlearn(case: Case, chosen: SolveOptions) -> Outcome:
+    shard, erased = shard_of(case)
+    return unlearn_batch(
+        shard, erased, DotProduct(case), communicator_of(shard), NumbaKernels(), chosen, case.partitions
+    )
+
+
+def few_erased(case: Case) -> Case:
+    """The case with only its first two erased examples, so that most rows are no endpoints."""
+    gone = torch.nonzero(case.erased).flatten()[:2]
+    return replace(case, erased=torch.zeros_like(case.erased).index_fill(0, gone, True))
+
+
+@pytest.mark.parametrize("case", [*CASES, *LARGE], ids=lambda case: f"{case.name}-{len(case.pairs)}")
+def test_the_residual_outside_equals_dense(case: Case) -> None:
+    case = few_erased(case)
+    shard, erased = shard_of(case)
+    selected, emptied = reference.endpoint_masks(case)
+    kind = DirectObjective if len(case.layer_weights) == 1 else PropagatedObjective
+    objective = kind(
+        shard, erased, selected[shard.rows], DotProduct(case), communicator_of(shard), NumbaKernels(), torch.float64
+    )
+    moved = reference.newton(case, selected, damping=0.3, steps=1)
+    outside = objective.outside(moved[shard.rows].contiguous())
+    dense = reference.residual(case, moved)
+    expected = torch.zeros_like(dense)
+    rows = shard.rows[outside.positions]
+    expected[rows] = outside.residual
+    expected[selected | emptied] = dense[selected | emptied]
+    torch.testing.assert_close(expected, dense, rtol=1e-8, atol=1e-10)
+    assert not bool(selected[rows].any())
+    assert bool((outside.diagonal >= 0).all())
+
+
+def test_the_diagonal_outside_is_exact_where_all_of_a_rows_edges_are_read() -> None:
+    case = LARGE[0]
+    shard, erased = shard_of(case)
+    selected, _ = reference.endpoint_masks(case)
+    objective = DirectObjective(
+        shard, erased, selected[shard.rows], DotProduct(case), communicator_of(shard), NumbaKernels(), torch.float64
+    )
+    outside = objective.outside(shard.embeddings)
+    dense = reference.gauss_newton(case, case.embeddings).diagonal().reshape(case.embeddings.shape)
+    checked = 0
+    for position, row in zip(outside.positions.tolist(), shard.rows[outside.positions].tolist(), strict=True):
+        far = shard.other[shard.indptr[position] : shard.indptr[position + 1]]
+        if bool(selected[far].all()):
+            place = int(torch.nonzero(outside.positions == position))
+            torch.testing.assert_close(outside.diagonal[place], dense[row], rtol=1e-8, atol=1e-10)
+            checked += 1
+    assert checked > 0
+
+
+@EACH_LARGE
+@pytest.mark.parametrize("budget", [0, 5, 9, 1000])
+@pytest.mark.parametrize("allowed", [0.0, 0.2])
+def test_the_rows_with_the_longest_steps_enter(case: Case, budget: int, allowed: float) -> None:
+    case = few_erased(case)
+    shard, erased = shard_of(case)
+    kind = DirectObjective if len(case.layer_weights) == 1 else PropagatedObjective
+    selected = reference.endpoint_masks(case)[0][shard.rows]
+    communicator = communicator_of(shard)
+    objective = kind(shard, erased, selected, DotProduct(case), communicator, NumbaKernels(), torch.float64)
+    moved = reference.newton(case, reference.endpoint_masks(case)[0], damping=0.3, steps=1)[shard.rows].contiguous()
+    outside = objective.outside(moved)
+    anchor = row_damping(0.3, shard.degrees)
+    wider = select_by_step(shard, selected, outside, anchor, communicator, allowed_norm=allowed, row_budget=budget)
+    candidates = []
+    for k, position in enumerate(outside.positions.tolist()):
+        curvature = outside.diagonal[k] + anchor[position]
+        step = outside.residual[k] / torch.where(curvature > 0, curvature, 1.0)
+        candidates.append((-float(step.norm()), int(shard.rows[position]), float(outside.residual[k].square().sum())))
+    candidates.sort()
+    count, chosen = int(selected.sum()), []
+    for k, (_, row, _) in enumerate(candidates):
+        rest = sum(squared for _, _, squared in candidates[k:])
+        if rest <= allowed**2 or len(chosen) >= min(max(count, 1), budget - count):
+            break
+        chosen.append(row)
+    assert set(shard.rows[wider & ~selected].tolist()) == set(chosen)
+    assert bool((wider | ~selected).all())
+
+
+@EACH_LARGE
+def test_rounds_end_when_the_rest_is_under_the_tolerance(case: Case) -> None:
+    case = few_erased(case)
+    outcome = unlearn(case, options(tolerance=0.02, damping=20.0))
+    rows = [entry.rows for entry in outcome.rounds]
+    assert len(rows) > 1
+    assert rows == sorted(set(rows))
+    assert all(after <= 2 * before for before, after in pairwise(rows))
+    left = [entry.residual_outside for entry in outcome.rounds]
+    assert left == sorted(left, reverse=True)
+    assert left[-1] <= 0.02 < left[-2]
+    assert outcome.rounds[-1].kept
+    expected = reference.residual(case, _after(case, outcome))
+    solved = ~reference.endpoint_masks(case)[1]
+    start = reference.residual(case, case.embeddings)[solved].norm()
+    assert outcome.influence_residual == pytest.approx(float(expected[solved].norm() / start), rel=1e-7)
+
+
+@EACH_LARGE
+@pytest.mark.parametrize("extra", [0, 3, 11])
+def test_no_row_enters_past_the_budget(case: Case, extra: int) -> None:
+    case = few_erased(case)
+    pinned = int(reference.endpoint_masks(case)[0].sum())
+    outcome = unlearn(case, options(row_budget=pinned + extra, damping=20.0))
+    assert max(entry.rows for entry in outcome.rounds) == pinned + extra
+
+
+def test_a_round_that_leaves_more_outside_is_taken_back() -> None:
+    """Random embeddings are far from stationary: with little damping rows that enter lead away."""
+    taken_back = 0
+    for seed in range(8):
+        case = few_erased(
+            random_case(seed, users=40, items=30, examples=400, layer_weights=(1.0,), l2=0.0, partitions=8)
+        )
+        outcome = unlearn(case, options(damping=0.05, newton_steps=1))
+        if outcome.rounds[-1].kept:
+            continue
+        taken_back += 1
+        before = unlearn(case, options(damping=0.05, newton_steps=1, row_budget=outcome.rounds[-2].rows))
+        assert torch.equal(_after(case, outcome), _after(case, before))
+    assert taken_back > 0
+
+
+def test_an_automatic_budget_looks_at_how_unfinished_training_was() -> None:
+    case = few_erased(LARGE[0])
+    early = unlearn(case, options(row_budget="auto"))
+    assert early.stationarity > 1
+    assert len(early.rounds) == 1
+    # Per-row decay that makes the same embeddings a stationary point: erase from a model that has converged.
+    converged = _stationary(case)
+    late = unlearn(converged, options(row_budget="auto", damping=0.0))
+    pinned = int(reference.endpoint_masks(case)[0].sum())
+    assert late.stationarity < 1e-3
+    assert len(late.rounds) > 1
+    assert pinned < late.rounds[-1].rows <= AUTO_ROWS * pinned
+
+
+def _stationary(case: Case) -> Case:
+    """The case at a minimum of its objective with a strong per-row decay, found by dense Newton steps."""
+    case = replace(case, l2_row=1.5)
+    everything = torch.ones_like(case.erased)
+    embeddings = case.embeddings.clone().requires_grad_()
+    optimiser = torch.optim.LBFGS([embeddings], max_iter=500, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimiser.zero_grad()
+        value = reference.objective(case, everything, embeddings)
+        value.backward()
+        return value
+
+    optimiser.step(closure)
+    assert float(embeddings.detach().norm()) > 1
+    return replace(case, embeddings=embeddings.detach())
+
+
+def _after(case: Case, outcome: Outcome) -> torch.Tensor:
+    """All embeddings after a batch, emptied rows as they were."""
+    embeddings = case.embeddings.clone()
+    embeddings[outcome.rows] = outcome.values
+    return embeddings
