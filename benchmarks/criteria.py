@@ -115,7 +115,9 @@ class Judged:
         """The point as a row of a table."""
         return {
             "criterion": f"{self.criterion.name}: {self.criterion.sense} {self.criterion.bound:g}",
-            "by seed": ", ".join(f"{seed}: {value:.4g}" for seed, value in zip(self.seeds, self.figure.values)),
+            "by seed": ", ".join(
+                f"{seed}: {value:.4g}" for seed, value in zip(self.seeds, self.figure.values, strict=True)
+            ),
             "mean ± deviation": str(self.figure),
             "met": f"{'yes' if self.met else 'NO'} ({self.seeds_met} of {len(self.seeds)} seeds)",
             "doing nothing": str(self.nothing),

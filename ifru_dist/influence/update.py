@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ _LOOSE = 0.1
 """Tolerance of rounds that others may follow."""
 _CONTRACTION = 0.75
 """Share to which a Newton step must shorten the gradient for another to follow, on a model that was stopped early."""
+_DIVERGED = 10.0
+"""An update whose gradient is so many times longer than ||r before|| has led away from any minimum."""
 _MARGIN = 0.5
 """Rows enter until the rest is this far under the tolerance: those that enter raise the rest a little as they move."""
 
@@ -142,19 +144,24 @@ class Batch:
         start = self._shard.embeddings if warm_start is None else warm_start
         current = self._descend(self._selected, self._objective, start, anchor)
         self.after_first_round = current.embeddings
-        rounds = [self._round(current, kept=True)]
-        while current.status in USABLE and (wider := self._wider(current, anchor)) is not None:
+        rounds: list[Round] = []
+        while True:
+            wider = self._wider(current, anchor) if current.status in USABLE else None
+            rounds.append(self._round(current, kept=True))
+            if wider is None:
+                break
             with self._clock("gradient"):
                 objective = current.tilted.objective.selecting(wider)
             following = self._descend(wider, objective, current.embeddings, anchor)
             # Around a model that was stopped early, rows that enter may move it away from where retraining would go.
             better = following.status in USABLE and self._outside_norm(following) < self._outside_norm(current)
-            rounds.append(self._round(following, kept=better))
             if not better:
+                rounds.append(self._round(following, kept=False))
                 break
             current = following
         with self._clock("verify"):
-            return self._verified(current, rounds)
+            outcome = self._verified(current, rounds)
+        return replace(outcome, seconds=dict(self._clock.seconds))
 
     def _first_rows(self, kernels: Kernels) -> Tensor:
         """Mask (n,) of the rows of the first round."""
@@ -245,7 +252,11 @@ class Batch:
             if change > 0 or (change == 0 and self._start_norm > 0 and self._count(stage.selected) > 0):
                 # Steps only go downhill, so this is the rounding: the influence is too small for the tables to express.
                 embeddings, change, status = self._shard.embeddings, 0.0, "under_resolution"
-        inner = RowValues(objective.positions, objective.at(embeddings).residual())
+        point = objective.at(embeddings)
+        inner = RowValues(objective.positions, point.residual())
+        downhill = RowValues(objective.positions, stage.tilted.descent_direction(point, embeddings))
+        if status in USABLE and self._norm(downhill) > _DIVERGED * self._start_norm:
+            status = "diverged"
         outside = objective.outside(embeddings)
         left = math.hypot(self._norm(inner), self._norm(RowValues(outside.positions, outside.residual)))
         rho = left / self._start_norm if self._start_norm > 0 else 0.0
@@ -259,7 +270,6 @@ class Batch:
             status=status if math.isfinite(rho) and math.isfinite(change) else "not_finite",
             objective_change=change,
             influence_residual=rho,
-            seconds=dict(self._clock.seconds),
             bytes_sent=self._communicator.bytes_sent - self._sent,
         )
 
