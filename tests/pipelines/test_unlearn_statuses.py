@@ -65,6 +65,9 @@ REFUSED: dict[Status, Ending] = {
         embeddings=without_curvature(), l2=0.0, batch=[pair(ROWS[ONCE])], options={"damping": 0.0}
     ),
     "no_descent": Ending(embeddings=5.5 * RANDOM, l2=0.0, batch=[pair(ROWS[50])], options={"damping": 0.0}),
+    "diverged": Ending(
+        embeddings=3 * RANDOM, l2=0.0, batch=[pair(ROWS[50])], options={"damping": 1e-8, "curvature": "hessian"}
+    ),
 }
 
 
