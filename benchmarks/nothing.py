@@ -44,7 +44,7 @@ def bits_changed(version: Version, examples: NDArray[np.int64]) -> int:
     """Bits of the embeddings, as the tables hold them, that erasing examples (by id) changes, over all rows."""
     before = version.embeddings()
     after = before.copy()
-    options = SolveOptions(damping=DEFAULT_DAMPING, row_budget="all")
+    options = SolveOptions(damping=DEFAULT_DAMPING)
     with solo_worker(_plan(version)) as worker:
         outcome = worker.call("solve", examples, options)[0]
     after[outcome.rows.numpy()] = outcome.values.numpy().astype(np.float32)

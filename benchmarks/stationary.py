@@ -97,7 +97,7 @@ def _case(l2_row: float, bound: float, all_rows: float, budgeted: float) -> Case
             "independent minimisation": {
                 "rho": lambda run: run["independent"]["rho"],
                 "rows": lambda run: run["independent"]["rows"],
-                "gradient / ||r before||": lambda run: run["independent"]["gradient_share"],
+                "gradient share": lambda run: run["independent"]["gradient_share"],
             },
             "training": {
                 "test AUC": lambda run: run["train"]["test_auc"],

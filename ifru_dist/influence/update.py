@@ -27,8 +27,9 @@ _LOOSE = 0.1
 """Tolerance of rounds that others may follow."""
 _CONTRACTION = 0.75
 """Share to which a Newton step must shorten the gradient for another to follow, on a model that was stopped early."""
-_DIVERGED = 10.0
-"""An update whose gradient is so many times longer than ||r before|| has led away from any minimum."""
+_DIVERGED = 100.0
+"""An update that leaves so many times the influence that was there has gone astray, even where it lowered F: steps that
+were too many for a model stopped early have been seen to leave 16 times as much."""
 _MARGIN = 0.5
 """Rows enter until the rest is this far under the tolerance: those that enter raise the rest a little as they move."""
 
@@ -252,14 +253,12 @@ class Batch:
             if change > 0 or (change == 0 and self._start_norm > 0 and self._count(stage.selected) > 0):
                 # Steps only go downhill, so this is the rounding: the influence is too small for the tables to express.
                 embeddings, change, status = self._shard.embeddings, 0.0, "under_resolution"
-        point = objective.at(embeddings)
-        inner = RowValues(objective.positions, point.residual())
-        downhill = RowValues(objective.positions, stage.tilted.descent_direction(point, embeddings))
-        if status in USABLE and self._norm(downhill) > _DIVERGED * self._start_norm:
-            status = "diverged"
+        inner = RowValues(objective.positions, objective.at(embeddings).residual())
         outside = objective.outside(embeddings)
         left = math.hypot(self._norm(inner), self._norm(RowValues(outside.positions, outside.residual)))
         rho = left / self._start_norm if self._start_norm > 0 else 0.0
+        if status in USABLE and rho > _DIVERGED:
+            status = "diverged"
         return Outcome(
             rows=self._shard.rows[objective.positions],
             values=embeddings[objective.positions],
