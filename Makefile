@@ -8,11 +8,11 @@ INSTALLED := .venv/.installed
 export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help .venv demo test test-all lint bench clean
+.PHONY: help .venv demo test test-all lint bench completeness clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
-	@grep -E '^[a-z.-]+:.*##' Makefile | sed -E 's/^([a-z.-]+):.*## (.*)/  \1\t\2/' | expand -t 14
+	@grep -E '^[a-z.-]+:.*##' Makefile | sed -E 's/^([a-z.-]+):.*## (.*)/  \1\t\2/' | expand -t 16
 
 .venv: $(INSTALLED)  ## create the virtual environment, or bring it up to date with pyproject.toml
 
@@ -41,6 +41,9 @@ lint: $(INSTALLED)  ## style, formatting, types and the walls between the rooms
 
 bench: $(INSTALLED)  ## the paper's protocol on BookCrossing
 	$(BIN)/python -m benchmarks.bookcrossing
+
+completeness: $(INSTALLED)  ## what makes unlearning complete, with three seeds: takes hours, needs the ratings
+	$(BIN)/python -m benchmarks.completeness
 
 clean:  ## remove what builds and runs left behind, but not the virtual environment
 	rm -rf build dist demo-output *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -144,7 +144,9 @@ def spread(figure: Figure, runs: Iterable[Run]) -> Spread:
 def figures_table(rows: Mapping[str, Mapping[str, Figure]], runs: Mapping[str, Run]) -> list[dict[str, str | None]]:
     """Rows of a table with mean and deviation of each figure over the seeds; None where a row lacks a column."""
     columns = dict.fromkeys(column for row in rows.values() for column in row)
-    return [{"row": name, **{column: _shown(row.get(column), runs) for column in columns}} for name, row in rows.items()]
+    return [
+        {"row": name, **{column: _shown(row.get(column), runs) for column in columns}} for name, row in rows.items()
+    ]
 
 
 def _shown(figure: Figure | None, runs: Mapping[str, Run]) -> str | None:
