@@ -30,20 +30,32 @@ def write_report(folder: Path, report: Mapping[str, Any], summary: str) -> None:
     _replace(folder / REPORT_NAME, text + "\n")
 
 
-def check_output(folder: Path | None) -> None:
-    """See that a folder that was asked for can be written, before a job does what it will report there.
+def check_output(folder: Path | None, default: Path | None = None) -> None:
+    """See that the folder of a report can be written, before a job does what it will report there.
+
+    Args:
+        folder: What ``--output`` asks for; it is made.
+        default: Where the report goes without that; it is not made, since the job may yet be refused.
 
     Raises:
         ConfigError: it cannot.
     """
-    if folder is None:
+    chosen = folder or default
+    if chosen is None:
         return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=_nearest(chosen)):
             pass
     except OSError as error:
-        raise ConfigError(f"--output = {folder}: {error.strerror}: give a folder that can be written") from error
+        seen = f"{folder}" if folder is not None else f"{folder}: {chosen}"
+        raise ConfigError(f"--output = {seen}: {error.strerror}: give a folder that can be written") from error
+
+
+def _nearest(folder: Path) -> Path:
+    """A path itself, or the nearest one above it that there is."""
+    return next(path for path in (folder, *folder.parents) if os.path.lexists(path))
 
 
 def figure(value: float | None) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ifru_dist.influence.communicator import Communicator, GatherPlan
 from ifru_dist.influence.kernels import Kernels
-from ifru_dist.influence.objective import CurvatureKind, Outside, RowValues
+from ifru_dist.influence.objective import CurvatureKind, Outside, Point, RowValues
 from ifru_dist.influence.shard import Block, Shard, index_of, make_block, only_edges, row_counts
 from ifru_dist.models.base import Model
 
@@ -47,6 +47,7 @@ class DirectObjective:
         kept = row_counts(self.block.indptr, ~self.block.erased).double()[:, None]
         self.ridge = model.l2 * kept + model.l2_row
         self.start = self._examples(self.block, shard.embeddings)
+        self._tilt: Tensor | None = None
         self._moves = torch.zeros(len(communicator.ownership.rank), dtype=torch.bool, device=erased.device)
         self._moves[communicator.all_gather(shard.rows[self.positions])] = True
         self.moving_plan, self.moving = self._moving_exchange()
@@ -55,17 +56,19 @@ class DirectObjective:
     def at(self, embeddings: Tensor) -> "DirectPoint":
         """The examples of the selected rows; only rows that moved travel."""
         if embeddings is self.shard.embeddings:
-            return DirectPoint(self, self.start)
+            return DirectPoint(self, embeddings, self.start)
         rows, halo = embeddings[self.positions], self.start.halo.clone()
         halo[self._moving_halo] = self.communicator.gather_rows(self.moving_plan, rows)
-        return DirectPoint(self, _Examples(self.block, rows, halo, self.model, self.kernels))
+        return DirectPoint(self, embeddings, _Examples(self.block, rows, halo, self.model, self.kernels))
 
     def start_gradient(self) -> Tensor:
         """Gradient of all examples before the batch, regularisers included, (m, d)."""
-        block, start = self.block, self.start
-        data = self.kernels.weighted_sum(block.indptr, block.col, start.error, start.halo)
-        factor = self.model.l2 * torch.diff(block.indptr).double()[:, None] + self.model.l2_row
-        return data.addcmul_(factor, start.rows)
+        if self._tilt is None:
+            block, start = self.block, self.start
+            data = self.kernels.weighted_sum(block.indptr, block.col, start.error, start.halo)
+            factor = self.model.l2 * torch.diff(block.indptr).double()[:, None] + self.model.l2_row
+            self._tilt = data.addcmul_(factor, start.rows)
+        return self._tilt
 
     def start_residual(self) -> RowValues:
         """The residual before the update: not zero only at the endpoints, all of which are selected."""
@@ -75,13 +78,13 @@ class DirectObjective:
         lost = row_counts(block.indptr, block.erased).double()[:, None]
         return RowValues(self.positions, data.addcmul_(self.model.l2 * lost, start.rows))
 
-    def outside(self, embeddings: Tensor) -> Outside:
+    def outside(self, point: Point) -> Outside:
         """Neighbours of the selected rows, from their edges to rows that moved.
 
         The diagonal is that of those edges, scaled up to all the edges of a row: reading the others would mean reading
         the neighbours' neighbours.
         """
-        fringe = torch.zeros(len(self.shard.rows), dtype=torch.bool, device=embeddings.device)
+        fringe = torch.zeros(len(self.shard.rows), dtype=torch.bool, device=self.erased.device)
         fringe[self.block.plan.send] = True
         fringe[self.positions] = False
         # Emptied rows are reset, not solved for; all other rows outside keep all their examples, so only the terms of
@@ -89,7 +92,7 @@ class DirectObjective:
         fringe &= row_counts(self.shard.indptr, self.erased) == 0
         positions = torch.nonzero(fringe).flatten()
         block = make_block(self.shard, self.erased, positions, self.communicator, self._moves)
-        before, after = (self._examples(block, values) for values in (self.shard.embeddings, embeddings))
+        before, after = (self._examples(block, values) for values in (self.shard.embeddings, point.embeddings))
         residual = self.kernels.weighted_difference(
             block.indptr, block.col, before.error, before.halo, after.error, after.halo
         )
@@ -137,9 +140,9 @@ class _Examples:
 class DirectPoint:
     """The selected rows' examples at some embeddings."""
 
-    def __init__(self, objective: DirectObjective, state: _Examples) -> None:
-        """A state of the objective's examples."""
-        self._objective, self.state = objective, state
+    def __init__(self, objective: DirectObjective, embeddings: Tensor, state: _Examples) -> None:
+        """The objective's examples at the own rows' embeddings (n, d)."""
+        self._objective, self.embeddings, self.state = objective, embeddings, state
 
     def residual(self) -> Tensor:
         """Gradient of all examples before minus that of the kept ones now, formed edge by edge, (m, d)."""

@@ -67,7 +67,8 @@ def select_by_degree(
         reached |= fresh
     chosen = torch.nonzero(reached & ~selected & ~emptied & (importance > 0)).flatten()
     ranked = _ranked(shard, chosen, importance[chosen], torch.zeros_like(importance[chosen]), communicator)
-    room = min(row_budget - _total(selected, communicator), math.ceil((1 - quantile) * len(ranked)))
+    out = math.floor(quantile * len(ranked) + 1e-9)  # 0.7 * 10 is a little less than 7 in floating point
+    room = min(row_budget - _total(selected, communicator), len(ranked) - out)
     return selected | _mask(shard, ranked[: int(max(0, room)), 1].long(), communicator)
 
 

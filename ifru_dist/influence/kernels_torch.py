@@ -73,8 +73,9 @@ class TorchKernels:
         return blocks
 
     def factor(self, blocks: Tensor) -> Tensor:
-        """Cholesky factors, (b, d, d)."""
-        return torch.linalg.cholesky(blocks)
+        """Cholesky factors, (b, d, d); not a number where a block is not positive definite, as the compiled ones."""
+        factors, failed = torch.linalg.cholesky_ex(blocks)
+        return torch.where((failed > 0)[:, None, None], torch.nan, factors)
 
     def solve_blocks(self, factors: Tensor, chosen: Tensor, values: Tensor) -> None:
         """Solve with the factors in place."""

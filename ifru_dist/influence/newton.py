@@ -33,9 +33,27 @@ class Descent:
 
     embeddings: Tensor
     """(n, d) of the own rows."""
+    point: Point
+    """The kept examples there."""
     solutions: list[Solution]
     """The linear solve of each step, those of rejected steps included."""
+    steps: int
+    """Steps from the start to there."""
     status: Status
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """When a descent without a given number of steps ends."""
+
+    norm: float
+    """||grad F|| that is small enough."""
+    steps: int
+    """Steps at most."""
+    contraction: float = 1.0
+    """Share of its length to which a step must bring the gradient for another one to follow."""
+    keep_first: bool = True
+    """Whether the first step is kept even where it makes the gradient longer."""
 
 
 class TiltedObjective:
@@ -77,6 +95,7 @@ class _Place:
     value: float
     downhill: Tensor | None = None
     norm: float = math.nan
+    steps: int = 0
     matrix: tuple[Curvature, Preconditioner] | None = None
 
 
@@ -88,11 +107,9 @@ class _Walk:
         tilted: TiltedObjective,
         embeddings: Tensor,
         options: SolveOptions,
-        allowed_norm: float,
-        contraction: float,
+        goal: Goal,
     ) -> None:
-        self._tilted, self._options = tilted, options
-        self._allowed_norm, self._contraction = allowed_norm, contraction
+        self._tilted, self._options, self._goal = tilted, options, goal
         self.solutions: list[Solution] = []
         self._radius = math.inf
         self._taken = self._rejected = self._without_gain = 0
@@ -104,11 +121,13 @@ class _Walk:
         steps = self._options.newton_steps
         if self._ended is not None or not math.isfinite(self._place.value):
             return self._ended or "not_finite"
-        if self._taken == steps or (steps is None and self._place.norm <= self._allowed_norm):
-            return self._settled()
+        if self._place.norm <= self._goal.norm:
+            return "converged"
+        if self._taken == steps:
+            return self._unless_limited("converged")
         if self._rejected > _MAX_REJECTED:
-            return "stalled" if self._taken else "no_descent"
-        return "max_newton_steps" if steps is None and self._taken == self._options.max_newton_steps else None
+            return self._stalled()
+        return "max_newton_steps" if steps is None and self._taken >= self._goal.steps else None
 
     def step(self) -> None:
         """Solve for a step and take it if it lowers the objective; otherwise tighten the trust region."""
@@ -116,44 +135,68 @@ class _Walk:
         self.solutions.append(solution)
         if not solution.usable:
             self._ended = "not_finite" if solution.status == "not_finite" else "not_positive_definite"
-        elif solution.decrease <= _ROUNDING * abs(self._place.value):
-            self._ended = self._settled()
-        else:
+        elif solution.decrease > _ROUNDING * abs(self._place.value):
             self._try(solution)
+        elif solution.decrease == 0 or self._options.newton_steps is not None:
+            self._ended = "converged"
+        else:
+            self._try_by_gradient(solution)
 
-    def _settled(self) -> Status:
-        """The status of a descent that came to its end as it should."""
+    def _unless_limited(self, status: Status) -> Status:
+        """A status, or that of a linear solve which was cut off: then the limit may be what kept the gradient long."""
         limited = any(solution.status == "max_iterations" for solution in self.solutions)
-        return "max_iterations" if limited else "converged"
+        return "max_iterations" if limited else status
+
+    def _stalled(self) -> Status:
+        """The status where no step leads further down, though the gradient is not small."""
+        return "stalled" if self._taken else "no_descent"
 
     def _try(self, solution: Solution) -> None:
         """Move if the objective falls by enough of what the quadratic model predicts."""
-        positions = self._tilted.objective.positions
-        trial = self._arrive(self._place.embeddings.index_add(0, positions, solution.value))
+        trial = self._reached(solution)
         share = (self._place.value - trial.value) / solution.decrease
         if not share >= _POOR:  # also where it is not a number
             self._radius = _SHRINK * solution.norm
         elif share > _GOOD and solution.status == "boundary":
             self._radius *= _GROW
         if share > _ACCEPT:
-            self._place, self._taken, self._rejected = trial, self._taken + 1, 0
-            self._judge()
+            self._move(trial)
         else:
             self._rejected += 1
+
+    def _try_by_gradient(self, solution: Solution) -> None:
+        """Move if the gradient becomes shorter: the objective itself cannot tell so short a step from rounding."""
+        trial = self._reached(solution)
+        if trial.norm < self._place.norm:
+            self._move(trial)
+        else:
+            self._ended = self._stalled()
+
+    def _reached(self, solution: Solution) -> _Place:
+        """The place that a step leads to."""
+        positions = self._tilted.objective.positions
+        return self._arrive(self._place.embeddings.index_add(0, positions, solution.value))
+
+    def _move(self, trial: _Place) -> None:
+        """Take a step."""
+        self._place, self._taken, self._rejected = trial, self._taken + 1, 0
+        trial.steps = self._taken
+        self._judge()
 
     def _judge(self) -> None:
         """Keep the place with the shortest gradient, and end when steps cease to shorten it by enough.
 
         Around a model that was stopped early the tilted objective has no minimum nearby: it falls on and on, away from
-        where retraining would go, and a gradient that grows is the sign of it. The first step is always kept, and so is
-        every step when their number is given.
+        where retraining would go, and a gradient that grows is the sign of it. The first step of a batch is always
+        kept, and so is every step when their number is given.
         """
         share = self._place.norm / self.best.norm if self.best.norm > 0 else math.inf
-        if self._options.newton_steps is not None or self._taken == 1 or share < 1:
+        first = self._taken == 1 and self._goal.keep_first
+        if self._options.newton_steps is not None or first or share < 1:
             self.best = self._place
-        self._without_gain = 0 if share < self._contraction else self._without_gain + 1
+        self._without_gain = 0 if share < self._goal.contraction else self._without_gain + 1
         if self._options.newton_steps is None and self._without_gain >= _PATIENCE[self._options.curvature]:
-            self._ended = "no_contraction"
+            self._ended = self._unless_limited("no_contraction")
 
     def _arrive(self, embeddings: Tensor) -> _Place:
         """A place, with the length of its gradient where the end depends on it."""
@@ -196,19 +239,12 @@ class _Walk:
         )
 
 
-def minimise(
-    tilted: TiltedObjective, embeddings: Tensor, options: SolveOptions, allowed_norm: float, contraction: float = 1.0
-) -> Descent:
-    """Newton steps from the own rows' embeddings (n, d).
-
-    Args:
-        tilted: What to minimise.
-        embeddings: Where to start.
-        options: Number of steps, or None: until the gradient is small; and how each is solved.
-        allowed_norm: ||grad F|| that is small.
-        contraction: Share of its length to which a step must bring the gradient for another one to follow.
-    """
-    walk = _Walk(tilted, embeddings, options, allowed_norm, contraction)
+def minimise(tilted: TiltedObjective, embeddings: Tensor, options: SolveOptions, goal: Goal) -> Descent:
+    """Newton steps from the own rows' embeddings (n, d), as the options say, until the goal is reached."""
+    walk = _Walk(tilted, embeddings, options, goal)
     while (status := walk.end()) is None:
         walk.step()
-    return Descent(embeddings=walk.best.embeddings, solutions=walk.solutions, status=status)
+    best = walk.best
+    return Descent(
+        embeddings=best.embeddings, point=best.point, solutions=walk.solutions, steps=best.steps, status=status
+    )

@@ -51,6 +51,9 @@ class Outside:
 class Point(Protocol):
     """The kept examples at some embeddings."""
 
+    embeddings: Tensor
+    """(n, d) of the own rows."""
+
     def residual(self) -> Tensor:
         """The influence still there on the selected rows, r (m, d)."""
 
@@ -81,8 +84,8 @@ class Objective(Protocol):
     def start_residual(self) -> RowValues:
         """The residual at the model before the batch, on every row where it is not zero."""
 
-    def outside(self, embeddings: Tensor) -> Outside:
-        """The residual at the updated embeddings (n, d) on every other row where it can differ from zero."""
+    def outside(self, point: Point) -> Outside:
+        """The residual at a point on every row that is not selected and where it can differ from zero."""
 
     def selecting(self, selected: Tensor) -> Self:
         """The same batch with other selected rows, (n,) bool."""

@@ -39,7 +39,7 @@ REMEDIES: dict[Status, str] = {
     "under_resolution": "the influence is smaller than the tables' numbers can express, so no row was moved",
     "not_positive_definite": "the curvature met a direction that is not positive: raise --damping",
     "not_finite": "the model or the product holds values that are not finite: check the embeddings, raise --damping",
-    "diverged": "the update would leave a hundred times the influence that was there: raise --damping, or take fewer "
+    "diverged": "the update would leave twenty times the influence that was there: raise --damping, or take fewer "
     "--newton-steps",
     "no_descent": "no step lowered the objective that the batch minimises: raise --damping",
 }

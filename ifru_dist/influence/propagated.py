@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ifru_dist.influence.communicator import Communicator
 from ifru_dist.influence.kernels import Kernels
-from ifru_dist.influence.objective import CurvatureKind, Outside, RowValues
+from ifru_dist.influence.objective import CurvatureKind, Outside, Point, RowValues
 from ifru_dist.influence.shard import Block, Shard, make_block, only_edges, row_counts
 from ifru_dist.models.base import Model
 
@@ -109,6 +109,7 @@ class PropagatedObjective:
         self.all_ridge = model.l2 * self._kept_count + model.l2_row
         self.start = self.outputs(self.before, shard.embeddings)
         self.start_error = model.loss.error(self.start.score, self.block.label)
+        self._tilt: Tensor | None = None
         self._anchor = PropagatedPoint(self, shard.embeddings)
         self._select(selected)
 
@@ -118,27 +119,31 @@ class PropagatedObjective:
 
     def start_gradient(self) -> Tensor:
         """Gradient of all examples before the batch on the graph before, regularisers included, (m, d)."""
-        block, start = self.block, self.start
-        by_output = self.kernels.weighted_sum(block.indptr, block.col, self.start_error, start.arriving)
-        factor = self.model.l2 * self.shard.degrees.double()[:, None] + self.model.l2_row
-        return (self.before.apply(by_output) + factor * self.shard.embeddings)[self.positions]
+        if self._tilt is None:
+            block, start = self.block, self.start
+            by_output = self.kernels.weighted_sum(block.indptr, block.col, self.start_error, start.arriving)
+            factor = self.model.l2 * self.shard.degrees.double()[:, None] + self.model.l2_row
+            self._tilt = self.before.apply(by_output) + factor * self.shard.embeddings
+        return self._tilt[self.positions]
 
     def start_residual(self) -> RowValues:
         """The residual before the update: direct and spillover influence on all rows but those that are reset."""
         return RowValues(self._solved, self._anchor.everywhere()[self._solved])
 
-    def outside(self, embeddings: Tensor) -> Outside:
+    def outside(self, point: Point) -> Outside:
         """The residual and the diagonal on all rows that are not selected."""
-        free = torch.zeros(len(self.shard.rows), dtype=torch.bool, device=embeddings.device)
+        assert isinstance(point, PropagatedPoint)
+        free = torch.zeros(len(self.shard.rows), dtype=torch.bool, device=self._kept_count.device)
         free[self._solved] = True
         free[self.positions] = False
-        positions, point = torch.nonzero(free).flatten(), self.at(embeddings)
+        positions = torch.nonzero(free).flatten()
         return Outside(positions, point.everywhere()[positions], point.diagonal()[positions])
 
     def selecting(self, selected: Tensor) -> Self:
         """The same batch with other selected rows, (n,) bool."""
         other = copy.copy(self)
         other._select(selected)
+        other._anchor = self._anchor.seen_by(other)
         return other
 
     def outputs(self, propagation: ShardedPropagation, embeddings: Tensor) -> "_Outputs":
@@ -175,12 +180,18 @@ class PropagatedPoint:
 
     def __init__(self, objective: PropagatedObjective, embeddings: Tensor) -> None:
         """Outputs, scores and errors at the own rows' embeddings (n, d)."""
-        self._objective, self._embeddings = objective, embeddings
+        self._objective, self.embeddings = objective, embeddings
         self.state = objective.outputs(objective.after, embeddings)
         block, loss = objective.block, objective.model.loss
         self.error = loss.error(self.state.score, block.label) * block.kept
         self.weight = loss.curvature(self.state.score, block.label) * block.kept
         self._everywhere: Tensor | None = None
+
+    def seen_by(self, objective: PropagatedObjective) -> "PropagatedPoint":
+        """The same point with the rows that another objective selects."""
+        other = copy.copy(self)
+        other._objective = objective
+        return other
 
     def residual(self) -> Tensor:
         """The residual on the selected rows (m, d)."""
@@ -205,7 +216,7 @@ class PropagatedPoint:
         block, loss = objective.block, objective.model.loss
         anchor = objective.at(objective.shard.embeddings)
         change = loss.value(self.state.score, block.label) - loss.value(anchor.state.score, block.label)
-        everything = torch.arange(len(self._embeddings), device=change.device)
+        everything = torch.arange(len(self.embeddings), device=change.device)
         return RowValues(everything, objective.kernels.row_sums(block.indptr, 0.5 * change * block.kept))
 
     def diagonal(self) -> Tensor:
@@ -233,7 +244,7 @@ class PropagatedPoint:
         """The regularisers' gradient of all examples before minus that of the kept ones now, (n, d)."""
         objective, before = self._objective, self._objective.shard.embeddings
         lost = row_counts(objective.block.indptr, objective.block.erased).double()[:, None]
-        return objective.model.l2 * lost * before + objective.all_ridge * (before - self._embeddings)
+        return objective.model.l2 * lost * before + objective.all_ridge * (before - self.embeddings)
 
 
 class PropagatedCurvature:

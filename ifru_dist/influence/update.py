@@ -15,9 +15,10 @@ from ifru_dist.influence.damping import row_damping
 from ifru_dist.influence.direct import DirectObjective
 from ifru_dist.influence.importance import endpoints, select_by_degree, select_by_step
 from ifru_dist.influence.kernels import Kernels
-from ifru_dist.influence.newton import TiltedObjective, minimise
-from ifru_dist.influence.objective import Objective, Outside, RowValues
+from ifru_dist.influence.newton import Goal, TiltedObjective, minimise
+from ifru_dist.influence.objective import Objective, Outside, Point, RowValues
 from ifru_dist.influence.options import AUTO_ROWS, USABLE, SolveOptions, Status
+from ifru_dist.influence.outcome import Outcome, Round
 from ifru_dist.influence.propagated import PropagatedObjective
 from ifru_dist.influence.reduction import Reduction
 from ifru_dist.influence.shard import Shard
@@ -27,56 +28,11 @@ _LOOSE = 0.1
 """Tolerance of rounds that others may follow."""
 _CONTRACTION = 0.75
 """Share to which a Newton step must shorten the gradient for another to follow, on a model that was stopped early."""
-_DIVERGED = 100.0
-"""An update that leaves so many times the influence that was there has gone astray, even where it lowered F: steps that
-were too many for a model stopped early have been seen to leave 16 times as much."""
+_DIVERGED = 20.0
+"""An update that leaves so many times the influence that was there has gone astray, even where it lowered F. After too
+many steps 3 to 16 times as much was left, in models stopped early that had come closer to retraining all the same."""
 _MARGIN = 0.5
 """Rows enter until the rest is this far under the tolerance: those that enter raise the rest a little as they move."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Round:
-    """What one round of rows did. The figures are those of all workers together."""
-
-    rows: int
-    """Rows that could move."""
-    edges: int
-    """Edges at them."""
-    iterations: list[int]
-    """Products of each Newton step."""
-    residual_outside: float | None
-    """||r|| on the rows that could not move, over ||r before||; None where no other round was thought of."""
-    kept: bool
-    """False for a last round that did not bring that residual down: its steps were taken back."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """A worker's share of a solved batch. The figures are those of all workers together."""
-
-    rows: Tensor
-    """(m,) global rows that moved."""
-    values: Tensor
-    """(m, d) their new embeddings."""
-    emptied: Tensor
-    """(k,) global rows that lost all their examples."""
-    rounds: list[Round]
-    stationarity: float
-    """||g0|| / ||r before|| on the first round's rows: how unfinished training was, beside what is to be removed."""
-    relative_residual: float
-    """Of the last linear solve, by its recurrence."""
-    status: Status
-    objective_change: float
-    """F(E after) - F(E before) of the tilted objective, as the embeddings are stored; not positive."""
-    influence_residual: float
-    """rho = ||r after|| / ||r before||, from true gradients."""
-    seconds: dict[str, float] = field(default_factory=dict)
-    bytes_sent: int = 0
-
-    @property
-    def iterations(self) -> list[int]:
-        """Products of each Newton step of all rounds."""
-        return [count for entry in self.rounds for count in entry.iterations]
 
 
 def unlearn_batch(
@@ -119,7 +75,8 @@ class Batch:
         partitions: int,
     ) -> None:
         """Select the first round's rows and prepare their examples; the arguments are those of ``unlearn_batch``."""
-        self._clock, self._sent = _Clock(), communicator.bytes_sent
+        self._clock = self._prepared = _Clock()
+        sent = communicator.bytes_sent
         self._shard, self._erased, self._options, self._communicator = shard, erased, options, communicator
         self._reduction = Reduction(communicator, kernels, shard.partition, partitions)
         with self._clock("subgraph"):
@@ -132,43 +89,43 @@ class Batch:
             self._start_norm = self._norm(self._objective.start_residual())
             self._tilt_norm = self._norm(RowValues(self._objective.positions, self._objective.start_gradient()))
         self._room = self._row_budget()
+        self._bytes_prepared = communicator.bytes_sent - sent
 
-    def solve(self, damping: float, warm_start: Tensor | None = None) -> Outcome:
-        """Rounds of Newton steps with c = ``damping``, then the certificate.
-
-        Args:
-            damping: c of Lambda.
-            warm_start: Own rows' embeddings (n, d) to start from; only rows of the first round may differ from the
-                model before the batch.
-        """
-        anchor = row_damping(damping, self._shard.degrees)
-        start = self._shard.embeddings if warm_start is None else warm_start
-        current = self._descend(self._selected, self._objective, start, anchor)
-        self.after_first_round = current.embeddings
-        rounds: list[Round] = []
+    def solve(self, damping: float) -> Outcome:
+        """Rounds of Newton steps with c = ``damping``, then the certificate."""
+        self._clock, sent = self._prepared.copy(), self._communicator.bytes_sent
+        anchor, rounds = row_damping(damping, self._shard.degrees), list[Round]()
+        current = self._stage(self._selected, self._objective, anchor)
+        self._descend(current)
         while True:
             wider = self._wider(current, anchor) if current.status in USABLE else None
+            if wider is None and current.unfinished:
+                self._descend(current)
+                continue
             rounds.append(self._round(current, kept=True))
             if wider is None:
                 break
-            with self._clock("gradient"):
-                objective = current.tilted.objective.selecting(wider)
-            following = self._descend(wider, objective, current.embeddings, anchor)
+            following = self._following(current, wider, anchor)
             # Around a model that was stopped early, rows that enter may move it away from where retraining would go.
-            better = following.status in USABLE and self._outside_norm(following) < self._outside_norm(current)
-            if not better:
-                rounds.append(self._round(following, kept=False))
-                break
-            current = following
+            if following.status in USABLE and self._left(following) < self._left(current):
+                current = following
+                continue
+            if current.unfinished:
+                self._descend(current)
+                rounds[-1] = self._round(current, kept=True)
+            rounds.append(self._round(following, kept=False))
+            break
         with self._clock("verify"):
             outcome = self._verified(current, rounds)
-        return replace(outcome, seconds=dict(self._clock.seconds))
+        sent = self._communicator.bytes_sent - sent + self._bytes_prepared
+        return replace(outcome, seconds=dict(self._clock.seconds), bytes_sent=sent)
 
     def _first_rows(self, kernels: Kernels) -> Tensor:
         """Mask (n,) of the rows of the first round."""
         options = self._options
+        pinned, self._emptied = endpoints(self._shard, self._erased)
         if options.importance == "step":
-            return endpoints(self._shard, self._erased)[0]
+            return pinned
         return select_by_degree(
             self._shard,
             self._erased,
@@ -193,25 +150,39 @@ class Batch:
             return count * (AUTO_ROWS if self._near_stationary else 1)
         return math.inf if budget == "all" else budget
 
-    def _descend(self, selected: Tensor, objective: Objective, embeddings: Tensor, anchor: Tensor) -> "_Stage":
-        """Newton steps with some rows; loosely solved while rows may follow that will change it again."""
+    def _stage(self, selected: Tensor, objective: Objective, anchor: Tensor) -> "_Stage":
+        """The beginning: rows (n,) bool that may move from the model before the batch."""
         tilted = TiltedObjective(self._shard, objective, anchor, self._reduction)
-        stage = _Stage(selected, tilted, embeddings)
-        tolerance, growing = self._options.tolerance, self._count(selected) < self._room
-        self._minimise(stage, max(tolerance, _LOOSE) if growing else tolerance)
-        loose = growing and self._options.newton_steps is None and tolerance < _LOOSE
-        if loose and stage.status in USABLE and self._outside_norm(stage) <= tolerance * self._start_norm:
-            self._minimise(stage, tolerance)
-        return stage
+        embeddings = self._shard.embeddings
+        growing = self._count(selected) < self._room and self._options.newton_steps is None
+        unfinished = growing and self._options.tolerance < _LOOSE
+        return _Stage(selected, tilted, embeddings, objective.at(embeddings), loose=unfinished)
 
-    def _minimise(self, stage: "_Stage", tolerance: float) -> None:
-        """Newton steps until the gradient is under the tolerance."""
+    def _following(self, stage: "_Stage", wider: Tensor, anchor: Tensor) -> "_Stage":
+        """The next round, with more rows, from where the last one ended."""
+        with self._clock("gradient"):
+            following = self._stage(wider, stage.tilted.objective.selecting(wider), anchor)
+        following.embeddings, following.steps_before = stage.embeddings, stage.steps_before + stage.steps
+        self._descend(following)
+        if following.unfinished and following.steps == 0:  # nothing to judge the round by yet
+            self._descend(following)
+        return following
+
+    def _descend(self, stage: "_Stage") -> None:
+        """Newton steps: loosely while rows may follow that will change the place again, to the tolerance after that."""
+        tolerance = max(self._options.tolerance, _LOOSE) if stage.loose else self._options.tolerance
+        goal = Goal(
+            norm=tolerance * self._start_norm,
+            steps=self._options.max_newton_steps - stage.steps,
+            contraction=1.0 if self._near_stationary else _CONTRACTION,
+            keep_first=stage.steps + stage.steps_before == 0,
+        )
         with self._clock("solve"):
-            contraction = 1.0 if self._near_stationary else _CONTRACTION
-            allowed = tolerance * self._start_norm
-            descent = minimise(stage.tilted, stage.embeddings, self._options, allowed, contraction)
-        stage.embeddings, stage.status, stage.outside = descent.embeddings, descent.status, None
+            descent = minimise(stage.tilted, stage.embeddings, self._options, goal)
+        stage.embeddings, stage.point, stage.status = descent.embeddings, descent.point, descent.status
+        stage.steps, stage.outside = stage.steps + descent.steps, None
         stage.solutions += descent.solutions
+        stage.unfinished, stage.loose = stage.loose and stage.status in USABLE, False
 
     def _wider(self, stage: "_Stage", anchor: Tensor) -> Tensor | None:
         """Mask (n,) of the next round's rows; None when the rest is small enough or the budget is used."""
@@ -234,7 +205,7 @@ class Batch:
     def _outside(self, stage: "_Stage") -> Outside:
         """What is left on the rows that could not move; computed once."""
         if stage.outside is None:
-            stage.outside = stage.tilted.objective.outside(stage.embeddings)
+            stage.outside = stage.tilted.objective.outside(stage.point)
         return stage.outside
 
     def _outside_norm(self, stage: "_Stage") -> float:
@@ -243,33 +214,41 @@ class Batch:
             outside = self._outside(stage)
             return self._norm(RowValues(outside.positions, outside.residual))
 
+    def _outside_share(self, stage: "_Stage") -> float:
+        """||r|| on the rows that could not move, over ||r before||."""
+        return self._outside_norm(stage) / self._start_norm if self._start_norm > 0 else 0.0
+
+    def _left(self, stage: "_Stage") -> float:
+        """||r|| on all rows."""
+        inside = RowValues(stage.tilted.objective.positions, stage.point.residual())
+        return math.hypot(self._norm(inside), self._outside_norm(stage))
+
     def _verified(self, stage: "_Stage", rounds: list[Round]) -> Outcome:
         """The update as it is stored, with its certificate."""
-        objective, status = stage.tilted.objective, stage.status
-        embeddings, change = stage.embeddings, 0.0
-        if status in USABLE:
-            embeddings = embeddings.to(self._options.storage_dtype).double()
-            change = stage.tilted.value(objective.at(embeddings), embeddings)
-            if change > 0 or (change == 0 and self._start_norm > 0 and self._count(stage.selected) > 0):
+        objective, status, change = stage.tilted.objective, stage.status, 0.0
+        if status in USABLE and stage.steps + stage.steps_before > 0:
+            stage.move(stage.embeddings.to(self._options.storage_dtype).double())
+            change = stage.tilted.value(stage.point, stage.embeddings)
+            if 0 <= change < math.inf:
                 # Steps only go downhill, so this is the rounding: the influence is too small for the tables to express.
-                embeddings, change, status = self._shard.embeddings, 0.0, "under_resolution"
-        inner = RowValues(objective.positions, objective.at(embeddings).residual())
-        outside = objective.outside(embeddings)
-        left = math.hypot(self._norm(inner), self._norm(RowValues(outside.positions, outside.residual)))
-        rho = left / self._start_norm if self._start_norm > 0 else 0.0
+                stage.move(self._shard.embeddings)
+                change, status = 0.0, "under_resolution"
+        rho = self._left(stage) / self._start_norm if self._start_norm > 0 else 0.0
+        last = max(index for index, entry in enumerate(rounds) if entry.kept)
+        rounds[last] = replace(rounds[last], residual_outside=self._outside_share(stage))
         if status in USABLE and rho > _DIVERGED:
             status = "diverged"
         return Outcome(
             rows=self._shard.rows[objective.positions],
-            values=embeddings[objective.positions],
-            emptied=self._shard.rows[endpoints(self._shard, self._erased)[1]],
+            values=stage.embeddings[objective.positions],
+            emptied=self._shard.rows[self._emptied],
             rounds=rounds,
+            newton_steps=stage.steps + stage.steps_before,
             stationarity=self._tilt_norm / self._start_norm if self._start_norm > 0 else 0.0,
             relative_residual=stage.solutions[-1].relative_residual if stage.solutions else 0.0,
             status=status if math.isfinite(rho) and math.isfinite(change) else "not_finite",
             objective_change=change,
             influence_residual=rho,
-            bytes_sent=self._communicator.bytes_sent - self._sent,
         )
 
     def _round(self, stage: "_Stage", *, kept: bool) -> Round:
@@ -279,7 +258,7 @@ class Batch:
             rows=rows,
             edges=edges,
             iterations=[solution.iterations for solution in stage.solutions],
-            residual_outside=None if stage.outside is None else self._outside_norm(stage) / self._start_norm,
+            residual_outside=None if stage.outside is None else self._outside_share(stage),
             kept=kept,
         )
 
@@ -306,9 +285,22 @@ class _Stage:
     tilted: TiltedObjective
     embeddings: Tensor
     """(n, d)."""
+    point: Point
+    """The kept examples there."""
+    loose: bool
+    """Whether the next steps need not go to the tolerance."""
+    unfinished: bool = False
+    """Whether the last ones did not."""
+    steps: int = 0
+    steps_before: int = 0
+    """Of the rounds before."""
     status: Status = "converged"
     solutions: list[Solution] = field(default_factory=list)
     outside: Outside | None = None
+
+    def move(self, embeddings: Tensor) -> None:
+        """Go to other embeddings (n, d)."""
+        self.embeddings, self.point, self.outside = embeddings, self.tilted.objective.at(embeddings), None
 
 
 class _Clock:
@@ -316,6 +308,12 @@ class _Clock:
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(("subgraph", "gradient", "solve", "verify"), 0.0)
+
+    def copy(self) -> "_Clock":
+        """Another clock that goes on from here."""
+        other = _Clock()
+        other.seconds.update(self.seconds)
+        return other
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """jobs/calibrate.py: find the damping with which unlearning comes closest to retraining, for a workspace's model."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -16,15 +16,14 @@ from ifru_dist.config import as_dict, validated
 from ifru_dist.errors import GangError, SolveError
 from ifru_dist.evaluation.forgetting import logit_gap, logloss
 from ifru_dist.evaluation.report import check_output, figure, markdown_table, write_report
-from ifru_dist.influence.options import REMEDIES, USABLE
-from ifru_dist.influence.update import Outcome
-from ifru_dist.interactions import Interactions
+from ifru_dist.influence.options import REMEDIES, USABLE, Status
+from ifru_dist.influence.outcome import Outcome
 from ifru_dist.pipelines.calibration_curve import CurvePoint, best_point, curve_notes, dampings_between
 from ifru_dist.pipelines.calibration_sample import draw_sample
 from ifru_dist.pipelines.gangs import GangFlags, run_on_workers
 from ifru_dist.pipelines.merging import merged_update
 from ifru_dist.pipelines.progress import say
-from ifru_dist.pipelines.references import train_reference
+from ifru_dist.pipelines.references import calibration_seed, train_reference
 from ifru_dist.pipelines.requests import Request, read_requests
 from ifru_dist.pipelines.scoring import Scorer
 from ifru_dist.pipelines.solving import SolveFlags
@@ -57,7 +56,8 @@ class CalibrateConfig(SolveFlags, GangFlags):
     max_sample: Annotated[int, Field(ge=1)] = 20_000
     """Pairs to sample at most."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of the sample; the retraining has the model's seed + 1 + this."""
+    """Seed of the sample; that of the retraining is a hash of the model's and this, so that evaluation's references,
+    whose seeds follow the model's, are other models."""
     exclude: Path | None = None
     """Requests whose pairs stay out of the sample: those that are to be erased, where the result is to be judged."""
     dry_run: bool = False
@@ -74,10 +74,10 @@ def calibrate(config: CalibrateConfig) -> int:
     """
     started = time.perf_counter()
     config = validated(config)
-    check_output(config.output)
     exclude = read_requests(config.exclude) if config.exclude else []
     workspace = Workspace(config.workspace)
     workspace.manifest()  # before the lock, which would make the folder
+    check_output(config.output, workspace.root / "reports")
     with nullcontext() if config.dry_run else workspace.lock("calibrate"):
         job = _CalibrateJob(config, exclude, open_version(workspace, check_content=True), started)
         report = job.run()
@@ -105,6 +105,18 @@ def calibrate_summary(report: dict[str, Any]) -> str:
         f"seconds: {report['seconds']['solve']:.2f} to solve, {report['seconds']['retrain']:.2f} to retrain",
     ]
     return "\n".join([*lines, *(f"note: {note}" for note in report["notes"])])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Unlearned:
+    """The sample unlearned with one damping."""
+
+    damping: float
+    status: Status
+    iterations: list[int]
+    influence_residual: float
+    scores: NDArray[np.float64] | None
+    """Of the sample; None where there is no usable update."""
 
 
 class _CalibrateJob:
@@ -173,76 +185,101 @@ class _CalibrateJob:
             return curve
         return sorted(curve + self._points(finer), key=lambda point: point.damping)
 
-    def _grid(self) -> dict[float, Sequence[Outcome]]:
-        """Each damping of the grid with its outcomes by rank; before the retraining, so that failures come early.
+    def _grid(self) -> list[_Unlearned]:
+        """The sample unlearned with each damping of the grid; before the retraining, so that failures come early.
 
         Raises:
-            SolveError: the solver gave no usable update with any of them.
+            SolveError: none of them gave a usable update.
         """
         solved = self._solve(set(self._config.dampings))
-        if all(outcomes[0].status not in USABLE for outcomes in solved.values()):
-            ends = {outcomes[0].status: damping for damping, outcomes in solved.items()}
+        if all(entry.scores is None for entry in solved):
+            ends = {entry.status: entry.damping for entry in solved}
             told = "; ".join(f"{status} with {damping:g}: {REMEDIES[status]}" for status, damping in ends.items())
             raise SolveError(f"the solver gave no usable update with any of --dampings ({told}); nothing was committed")
         return solved
 
-    def _solve(self, dampings: set[float]) -> dict[float, Sequence[Outcome]]:
-        """Each damping with its outcomes by rank, from workers that are given back afterwards."""
+    def _solve(self, dampings: set[float]) -> list[_Unlearned]:
+        """The sample unlearned with each damping, ascending, by workers that are given back afterwards."""
         if not dampings:
-            return {}
-        descending, examples = sorted(dampings, reverse=True), self._sample.examples
-        options = self._config.solve_options(descending[0])
+            return []
+        ascending, examples = sorted(dampings), self._sample.examples
 
-        def work(gang: WorkerGroup) -> list[list[Outcome]]:
-            say(f"unlearning {len(examples)} sampled interactions with {len(descending)} dampings")
-            return gang.call("calibrate", examples, options, descending)
+        def work(gang: WorkerGroup) -> list[_Unlearned]:
+            say(f"unlearning {len(examples)} sampled interactions with {len(ascending)} dampings")
+            gang.call("prepare", examples, self._config.solve_options(ascending[0]))
+            return [self._unlearned(damping, gang.call("solve_prepared", damping)) for damping in ascending]
 
         start = time.perf_counter()
-        by_rank = run_on_workers(self._version, self._config, work, self._note_failure)
+        solved = run_on_workers(self._version, self._config, work, self._note_failure)
         self._seconds["solve"] += time.perf_counter() - start
-        return dict(zip(descending, zip(*by_rank, strict=True), strict=True))
+        return solved
 
-    def _points(self, solved: Mapping[float, Sequence[Outcome]]) -> list[CurvePoint]:
-        """How close each damping comes, ascending."""
-        return [self._point(damping, solved[damping]) for damping in sorted(solved)]
-
-    def _point(self, damping: float, outcomes: Sequence[Outcome]) -> CurvePoint:
-        """How close one damping comes."""
-        first, gap, loss = outcomes[0], None, None
+    def _unlearned(self, damping: float, outcomes: Sequence[Outcome]) -> _Unlearned:
+        """What is kept of an update, which may be large: how it ended, and the scores of the sample."""
+        first, scores = outcomes[0], None
         if first.status in USABLE:
-            embeddings = self._embeddings.copy()
-            rows, values = merged_update(self._version, outcomes, np.empty(0, np.int64))
-            embeddings[rows] = values
-            scores = self._scores(self._sample.kept, embeddings)
-            gap, loss = self._gap(scores), self._logloss(scores)
-        do_nothing = self._gap(self._original)
-        return CurvePoint(
+            scores = self._finite_scores(outcomes)
+        return _Unlearned(
             damping=damping,
-            gap=gap,
-            relative_gap=gap / do_nothing if gap is not None and do_nothing > 0 else None,
-            status=first.status,
+            status="not_finite" if first.status in USABLE and scores is None else first.status,
             iterations=first.iterations,
             influence_residual=first.influence_residual,
+            scores=scores,
+        )
+
+    def _finite_scores(self, outcomes: Sequence[Outcome]) -> NDArray[np.float64] | None:
+        """Scores of the sample after a usable solve; None where the update or a score is not finite."""
+        try:
+            rows, values = merged_update(self._version, outcomes, np.empty(0, np.int64))
+        except SolveError:  # of a usable solve: the rounded values are not finite
+            return None
+        embeddings = self._embeddings.copy()
+        embeddings[rows] = values
+        scores = self._scores(embeddings)
+        return scores if np.isfinite(scores).all() else None
+
+    def _points(self, solved: Sequence[_Unlearned]) -> list[CurvePoint]:
+        """How close each damping comes."""
+        return [self._point(entry) for entry in solved]
+
+    def _point(self, entry: _Unlearned) -> CurvePoint:
+        """How close one damping comes."""
+        do_nothing, gap, loss = self._gap(self._original), None, None
+        if entry.scores is not None:
+            gap, loss = self._gap(entry.scores), self._logloss(entry.scores)
+        return CurvePoint(
+            damping=entry.damping,
+            gap=gap,
+            relative_gap=gap / do_nothing if gap is not None and do_nothing > 0 else None,
+            status=entry.status,
+            iterations=entry.iterations,
+            influence_residual=entry.influence_residual,
             logloss_sample=loss,
         )
 
     @cached_property
     def _original(self) -> NDArray[np.float64]:
         """Scores of the sample by the model as it is."""
-        return self._scores(self._version.train(), self._embeddings)
+        scorer = Scorer(self._version.model.spec, self._version.train(), self._embeddings)
+        return scorer.scores(self._sample.sampled)
 
     @cached_property
     def _retrained(self) -> NDArray[np.float64]:
         """Scores of the sample by a model trained without it."""
-        seed = self._version.model.options["seed"] + 1 + self._config.seed
+        seed = calibration_seed(self._version.model.options["seed"], self._config.seed)
         say(f"retraining without the sample, on {len(self._sample.kept)} interactions (seed {seed})")
         fitted = train_reference(self._version, self._sample.kept, seed)
         self._seconds["retrain"] = fitted.seconds
-        return self._scores(self._sample.kept, fitted.embeddings)
+        return self._scores(fitted.embeddings)
 
-    def _scores(self, graph: Interactions, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Scores of the sample with embeddings (N, dim) on the graph of these examples."""
-        return Scorer(self._version.model.spec, graph, embeddings).scores(self._sample.sampled)
+    @cached_property
+    def _without_sample(self) -> Scorer:
+        """The model on the graph of the kept examples, which is built once for all embeddings."""
+        return Scorer(self._version.model.spec, self._sample.kept, self._embeddings)
+
+    def _scores(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Scores of the sample with embeddings (N, dim) on the graph of the kept examples."""
+        return self._without_sample.with_embeddings(embeddings).scores(self._sample.sampled)
 
     def _gap(self, scores: NDArray[np.float64]) -> float:
         """Mean distance to the retrained model's scores of the sample, which is never empty."""

@@ -1,10 +1,14 @@
 """How close each damping comes to retraining, and which to try next."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import itemgetter
 
 import numpy as np
+
+from ifru_dist.errors import SolveError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +17,8 @@ class CurvePoint:
 
     damping: float
     gap: float | None
-    """Mean |score - retrained score| on the sample; None where the solver ended without a usable update."""
+    """Mean |score - retrained score| on the sample; None where there is no usable update, or one whose scores are not
+    finite."""
     relative_gap: float | None
     """The same as a share of the gap of doing nothing."""
     status: str
@@ -22,19 +27,30 @@ class CurvePoint:
     logloss_sample: float | None
 
 
-def _usable(curve: Sequence[CurvePoint]) -> list[CurvePoint]:
-    """The points that have a gap."""
-    return [point for point in curve if point.gap is not None]
+def _usable(curve: Sequence[CurvePoint]) -> list[tuple[float, CurvePoint]]:
+    """The points that have a gap which can be compared, behind it."""
+    return [(point.gap, point) for point in curve if point.gap is not None and math.isfinite(point.gap)]
 
 
 def best_point(curve: Sequence[CurvePoint]) -> CurvePoint:
-    """The point of the smallest gap; of equal ones that which moves rows least."""
-    return min(reversed(_usable(curve)), key=lambda point: point.gap or 0.0)
+    """The point of the smallest gap; of equal ones that which moves rows least.
+
+    Args:
+        curve: By damping, ascending.
+
+    Raises:
+        SolveError: no point is usable.
+    """
+    usable = _usable(curve)
+    if not usable:
+        tried = ", ".join(f"{point.damping:g} ({point.status})" for point in curve)
+        raise SolveError(f"no damping gives finite scores ({tried}): give larger --dampings; nothing was committed")
+    return min(reversed(usable), key=itemgetter(0))[1]
 
 
 def dampings_between(curve: Sequence[CurvePoint], count: int) -> set[float]:
     """``count`` dampings between the best one and each of its neighbours, by equal factors."""
-    usable = [point.damping for point in _usable(curve)]
+    usable = [point.damping for _, point in _usable(curve)]
     at = usable.index(best_point(curve).damping)
     near = usable[max(0, at - 1) : at + 2]
     return {float(value) for low, high in pairwise(near) for value in np.geomspace(low, high, count + 2)[1:-1]}

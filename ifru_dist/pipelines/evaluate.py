@@ -62,9 +62,9 @@ def evaluate(config: EvaluateConfig) -> int:
     """
     config = validated(config)
     _check(config)
-    check_output(config.output)
     workspace = Workspace(config.workspace)
     version = open_version(workspace, check_content=True)
+    check_output(config.output, workspace.root / "reports")
     against = "-against-retrain" if config.against == "retrain" else ""
     folder = config.output or workspace.root / "reports" / f"evaluate-{version.manifest.version:06d}{against}"
     report = _report(config, version)

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeVar
 
+import torch
 from pydantic import Field
 
+from ifru_dist.errors import ConfigError
 from ifru_dist.pipelines.progress import say
 from ifru_dist.pipelines.ray_session import ray_session
 from ifru_dist.sharding.gang import GangOptions, plans_for, with_gang
@@ -47,13 +49,24 @@ def run_on_workers(
         GangError: the workers could not be started, or failed too often.
     """
     plan = _plan(version, flags)
-    say(f"starting {flags.workers or 'no'} workers for version {version.manifest.version}")
     if flags.workers == 0:
+        _require_device(flags)
+        say(f"loading version {version.manifest.version} into this process")
         with solo_worker(plan) as worker:
             return work(worker)
+    say(f"starting {flags.workers} workers for version {version.manifest.version}")
     options = GangOptions(gpus_per_worker=flags.gpus_per_worker, start_timeout_s=flags.start_timeout_s)
     with ray_session(flags.workers):
         return with_gang(plans_for(plan), options, work, max_retries=flags.max_retries, on_failure=on_failure)
+
+
+def _require_device(flags: GangFlags) -> None:
+    """Raise ConfigError when this process is to compute on a GPU and has none; on Ray the cluster says so itself."""
+    if flags.gpus_per_worker and not torch.cuda.is_available():
+        raise ConfigError(
+            "--gpus-per-worker = 1 with --workers 0: this process sees no CUDA device: leave --gpus-per-worker out, or "
+            "use workers on a cluster that has GPUs"
+        )
 
 
 def _plan(version: Version, flags: GangFlags) -> WorkerPlan:

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ifru_dist.errors import SolveError
 from ifru_dist.influence.options import REMEDIES, USABLE
-from ifru_dist.influence.update import Outcome
+from ifru_dist.influence.outcome import Outcome
 from ifru_dist.models.initial import unseen_rows
 from ifru_dist.workspace.layout import TABLES
 from ifru_dist.workspace.version import Version
@@ -31,12 +32,21 @@ def merged_update(
         raise SolveError(f"the solver ended with {status}: {REMEDIES[status]}; nothing was committed")
     emptied = np.unique(np.concatenate([*(outcome.emptied.numpy() for outcome in outcomes), forgotten]))
     rows = np.concatenate([*(outcome.rows.numpy() for outcome in outcomes), emptied])
-    moved = [outcome.values.float().numpy() for outcome in outcomes]
-    values = np.concatenate([*moved, _reset_values(version, emptied)])
+    order = np.argsort(rows)
+    values = _in_order(order, [outcome.values for outcome in outcomes], _reset_values(version, emptied))
     if not np.isfinite(values).all():
         raise SolveError(f"the update is not finite: {REMEDIES['not_finite']}; nothing was committed")
-    order = np.argsort(rows)
-    return rows[order], values[order]
+    return rows[order], values
+
+
+def _in_order(order: NDArray[np.int64], moved: Sequence[Tensor], reset: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The workers' values and then those of reset rows, taken in some order (n,): (n, dim), each copied once."""
+    place, values, start = np.empty_like(order), np.empty((len(order), reset.shape[1]), np.float32), 0
+    place[order] = np.arange(len(order))
+    for part in (*(tensor.float().numpy() for tensor in moved), reset):
+        values[place[start : start + len(part)]] = part
+        start += len(part)
+    return values
 
 
 def _reset_values(version: Version, rows: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -1,5 +1,6 @@
 """Models trained as a version's model was: references without the erased data, shadows for the membership attack."""
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,16 @@ from ifru_dist.pipelines.measuring import Measured, Measurement
 from ifru_dist.pipelines.progress import say
 from ifru_dist.training.loop import Fitted, TrainOptions, fit
 from ifru_dist.workspace.version import Version
+
+
+def calibration_seed(model_seed: int, seed: int) -> int:
+    """The seed of a calibration's retraining, from those of the model and of the calibration: under 2^32.
+
+    References and shadows of an evaluation have the seeds that follow the model's. Hashing leads away from these, so
+    that a damping is not judged by the very model it was fitted to.
+    """
+    digest = hashlib.blake2b(f"calibrate:{model_seed}:{seed}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big")
 
 
 def train_reference(version: Version, data: Interactions, seed: int) -> Fitted:

@@ -2,8 +2,10 @@
 
 import json
 import math
+import re
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,6 +20,7 @@ LONGEST_SHOWN = 60
 """Characters of an id that a message shows at most."""
 READERS = {".parquet": "Parquet", ".csv": "CSV", ".jsonl": "JSON lines", ".json": "JSON lines"}
 COLUMNS = ("request_id", "scope", "user", "item")
+_WHOLE_FLOAT = re.compile(r"-?[0-9]+\.0+")
 _EXACT_FLOATS = 2**53
 """Beyond this, neighbouring integers are the same float."""
 
@@ -36,6 +39,26 @@ class Request:
         named = [f"user {_shown(self.user)}"] if self.user is not None else []
         named += [f"item {_shown(self.item)}"] if self.item is not None else []
         return " and ".join(named)
+
+
+def with_integer_ids(requests: Sequence[Request], integer_users: bool, integer_items: bool) -> list[Request]:
+    """The requests with whole floats as integers where a table's ids are integers.
+
+    pandas writes a column of integers with empty cells as floats: the text 352.0 in a CSV file then means 352.
+
+    Args:
+        requests: As they were read.
+        integer_users: Whether the workspace's user ids are integers.
+        integer_items: Whether its item ids are.
+    """
+    return [
+        replace(
+            request,
+            user=_without_fraction(request.user) if integer_users else request.user,
+            item=_without_fraction(request.item) if integer_items else request.item,
+        )
+        for request in requests
+    ]
 
 
 def read_requests(path: Path) -> list[Request]:
@@ -144,6 +167,11 @@ def _text(value: Any, name: str, row: int, path: Path) -> str | None:
     raise InputError(
         f"{path}, row {row}: the {name} cell holds {value!r} ({type(value).__name__}): write an integer or a text"
     )
+
+
+def _without_fraction(text: str | None) -> str | None:
+    """A text without the fraction of a whole float."""
+    return text.partition(".")[0] if text is not None and _WHOLE_FLOAT.fullmatch(text) else text
 
 
 def _scope(text: str | None, row: int, path: Path) -> Scope:

@@ -1,8 +1,9 @@
-"""What stays unsolved over a stream of batches, against what may stay before the model has to be trained anew.
+"""A score of what a stream of batches leaves unsolved, and how high it may get before the model is to be trained anew.
 
-A batch of n interactions leaves the share rho (its influence residual) of their influence: as much as rho * n
-interactions have. The sum over the batches is, by the triangle inequality, a bound on what is left of all of them
-together, in units that do not depend on how the stream was cut into batches.
+A batch of n interactions leaves the share rho (its influence residual) of their influence. The score rho * n, the
+number of erased interactions weighted by the share of influence left, adds up over the batches. It is a score and no
+bound: the norms that rho compares are of summed gradients, which do not grow like n, so it says nothing of the norm of
+what all batches together have left.
 """
 
 from dataclasses import dataclass
@@ -16,25 +17,25 @@ class ResidualBudget:
     trained: int
     """Interactions that the model was trained on."""
     spent_before: float
-    """Erased interactions whose influence was still there."""
+    """Score of the batches before: their erased interactions, weighted by the share of influence left."""
     unsolved: float
-    """What the batch adds to them."""
+    """What the batch adds to it."""
     budget: float
-    """Share of the trained interactions that may stay unsolved."""
+    """What the score may be, as a share of the trained interactions."""
 
     @property
     def spent_after(self) -> float:
-        """Erased interactions whose influence is still there after the batch."""
+        """The score after the batch."""
         return self.spent_before + self.unsolved
 
     @property
     def share_after(self) -> float:
-        """Their share of the trained interactions."""
+        """The score as a share of the trained interactions."""
         return self.spent_after / max(self.trained, 1)
 
     @property
     def retraining_due(self) -> bool:
-        """Whether more stays unsolved than may."""
+        """Whether the score is past the budget."""
         return self.share_after > self.budget
 
     def as_report(self) -> dict[str, Any]:
@@ -45,12 +46,13 @@ class ResidualBudget:
     def in_words(self) -> str:
         """The state, and what to do when it is past the budget."""
         text = (
-            f"unsolved influence since training: that of {self.spent_after:.1f} interactions, {self.share_after:.2%} "
-            f"of {self.trained} (--residual-budget: {self.budget:.2%})"
+            f"residual score since training (erased interactions times the share of influence left): "
+            f"{self.spent_after:.1f}, {self.share_after:.2%} of {self.trained} interactions (--residual-budget: "
+            f"{self.budget:.2%})"
         )
         if not self.retraining_due:
             return text
         return (
-            f"{text}\nretraining is due: what batches left unsolved is past the budget: run jobs/train.py, which "
+            f"{text}\nretraining is due: the score of what batches left is past the budget: run jobs/train.py, which "
             "trains on what is left and starts the sum anew"
         )

@@ -1,5 +1,7 @@
 """Scores of a version's model, as evaluation sees them."""
 
+from copy import copy
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -25,8 +27,14 @@ class Scorer:
         """
         self._model = build_model(spec)
         weights = self._model.layer_weights
-        propagation = Propagation(graph.positives(), len(embeddings), weights, torch.float32)
-        self._outputs = propagation.apply(torch.from_numpy(embeddings))
+        self._propagation = Propagation(graph.positives(), len(embeddings), weights, torch.float32)
+        self._outputs = self._propagation.apply(torch.from_numpy(embeddings))
+
+    def with_embeddings(self, embeddings: NDArray[np.float32]) -> "Scorer":
+        """The same model with other embeddings (N, dim), on the same graph, which is not built again."""
+        other = copy(self)
+        other._outputs = self._propagation.apply(torch.from_numpy(embeddings))
+        return other
 
     @property
     def outputs(self) -> NDArray[np.float32]:

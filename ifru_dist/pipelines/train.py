@@ -72,9 +72,9 @@ def train(config: TrainConfig) -> int:
         IfruError: nothing was committed.
     """
     config = validated(config)
-    check_output(config.output)
     workspace = Workspace(config.workspace)
     workspace.manifest()  # before the lock, which would make the folder
+    check_output(config.output, workspace.root / "reports")
     with workspace.lock("train"):
         version = open_version(workspace, check_content=True)
         model, figures = _imported(config, version) if config.from_file else _fitted(config, version)

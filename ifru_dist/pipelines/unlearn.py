@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
 from ifru_dist.config import validated
 from ifru_dist.errors import GuardError, InputError
 from ifru_dist.evaluation.report import check_output, write_report
-from ifru_dist.influence.update import Outcome
+from ifru_dist.influence.outcome import Outcome
 from ifru_dist.pipelines.gangs import GangFlags, run_on_workers
 from ifru_dist.pipelines.merging import merged_update
 from ifru_dist.pipelines.progress import say
-from ifru_dist.pipelines.requests import Request, read_requests
+from ifru_dist.pipelines.requests import Request, read_requests, with_integer_ids
 from ifru_dist.pipelines.residual_budget import ResidualBudget
 from ifru_dist.pipelines.routing import Routed, Router
 from ifru_dist.pipelines.solving import SolveFlags, chosen_damping
@@ -32,7 +33,7 @@ from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import Version, open_version
 
 RETRAINING_DUE = 9
-"""Exit status of a batch that was committed, but left the model past its residual budget."""
+"""Exit status when all is done, but the model is past its residual budget."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +48,9 @@ class UnlearnConfig(SolveFlags, GangFlags):
     """c of Lambda = c * sqrt(degree): how strongly rows are held where little data holds them; auto: what
     jobs/calibrate.py found for the model, or else 0.4."""
     residual_budget: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
-    """Share of the model's training interactions whose influence batches may leave unsolved in sum; past it the batch
-    is committed, and the job ends with status 9: retraining is due."""
+    """Limit of a score: the erased interactions since training, weighted by the share of influence that their batch
+    left, over the model's training interactions. Past it the batch is committed, and the job ends with status 9:
+    retraining is due."""
     dry_run: bool = False
     """Show what would be erased, and change nothing."""
     max_users: Annotated[int | None, Field(ge=0)] = None
@@ -65,18 +67,18 @@ def unlearn(config: UnlearnConfig) -> int:
     """Run the job: one batch of requests, one new version, one report.
 
     Returns:
-        0, also when nothing was left to do because everything was erased before; RETRAINING_DUE when the batch was
-        committed and what stays unsolved is past the budget.
+        0, also when nothing was left to do because everything was erased before; RETRAINING_DUE when the batch, if
+        there was something to do, was committed and what stays unsolved is past the budget.
 
     Raises:
         IfruError: nothing was committed, and the workspace is as it was.
     """
     started = time.perf_counter()
     config = validated(config)
-    check_output(config.output)
     requests = read_requests(config.requests)
     workspace = Workspace(config.workspace)
     workspace.manifest()  # before the lock, which would make the folder
+    check_output(config.output, None if config.dry_run else workspace.root / "reports")
     with nullcontext() if config.dry_run else workspace.lock("unlearn"):
         result = _UnlearnJob(config, requests, open_version(workspace, check_content=True), started).run()
     if config.dry_run:
@@ -87,8 +89,7 @@ def unlearn(config: UnlearnConfig) -> int:
     summary = unlearn_summary(report, result.residual_budget)
     write_report(folder, report, summary)
     print(f"{summary}\nreport: {folder}")
-    committed = result.version_after > result.version_before
-    return RETRAINING_DUE if committed and result.residual_budget.retraining_due else 0
+    return RETRAINING_DUE if result.residual_budget.retraining_due else 0
 
 
 def _report_name(result: BatchResult) -> str:
@@ -101,7 +102,8 @@ class _UnlearnJob:
     """One batch against one version."""
 
     def __init__(self, config: UnlearnConfig, requests: list[Request], version: Version, started: float) -> None:
-        self._config, self._version, self._requests = config, version, requests
+        self._config, self._version = config, version
+        self._requests = with_integer_ids(requests, *(pa.types.is_integer(version.ids(t).type) for t in (0, 1)))
         self._started = started
         self._seconds: dict[str, float] = {}
         self._failures: list[str] = []
@@ -109,7 +111,7 @@ class _UnlearnJob:
         version.model  # noqa: B018  a workspace without a model is refused before anything starts
         key = load_key(config.key_file or version.workspace.default_key_file, manifest.key_fingerprint)
         ledger = read_ledger(root, manifest.requests, manifest.suppression)
-        self._router = Router(version, ledger, key, requests)
+        self._router = Router(version, ledger, key, self._requests)
         self._damping = chosen_damping(config.damping, version.model, config)
         self._options = config.solve_options(self._damping.value)
 

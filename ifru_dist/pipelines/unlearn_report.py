@@ -9,7 +9,7 @@ import numpy as np
 
 from ifru_dist.config import as_dict
 from ifru_dist.influence.options import REMEDIES, SolveOptions
-from ifru_dist.influence.update import Outcome
+from ifru_dist.influence.outcome import Outcome
 from ifru_dist.pipelines.requests import Request
 from ifru_dist.pipelines.residual_budget import ResidualBudget
 from ifru_dist.pipelines.routing import Routed
@@ -105,7 +105,7 @@ def _solver_summary(report: dict[str, Any]) -> list[str]:
         f"influence residual: {report['influence_residual']:.4f} (1 = untouched, 0 = gone to first order)",
         f"seconds: {seconds['total']:.2f} for the batch, {seconds['startup']:.2f} to start the workers",
     ]
-    if report["influence_residual"] >= 1:
+    if report["influence_residual"] > 0.99:
         lines.append(
             "note: the residual did not fall, which says little of a model that was stopped early: compare with "
             "retraining by jobs/evaluate.py --against retrain"
@@ -154,7 +154,7 @@ def _solver_report(result: BatchResult) -> dict[str, Any]:
             "rows_reset": result.rows_updated - sum(len(outcome.rows) for outcome in result.outcomes),
         },
         "solver": {
-            "newton_steps": len(first.iterations),
+            "newton_steps": first.newton_steps,
             "iterations": first.iterations,
             "relative_residual": first.relative_residual,
             "stationarity": first.stationarity,

@@ -2,7 +2,6 @@
 
 import os
 import socket
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +14,9 @@ from ifru_dist.errors import WorkspaceError
 from ifru_dist.influence.communicator import Communicator, LocalCommunicator
 from ifru_dist.influence.kernels import kernels_for
 from ifru_dist.influence.options import SolveOptions
+from ifru_dist.influence.outcome import Outcome
 from ifru_dist.influence.shard import Shard, edges_of
-from ifru_dist.influence.update import Batch, Outcome
+from ifru_dist.influence.update import Batch
 from ifru_dist.models.factory import build_model
 from ifru_dist.sharding.communicator import GangCommunicator, join_group
 from ifru_dist.sharding.placement import ownership_of
@@ -88,6 +88,7 @@ class Worker:
         self._shard = load_shard(version, plan.owned[plan.rank], self.device)
         self._kernels = kernels_for(self.device)
         self._communicator: Communicator | None = None
+        self._prepared: tuple[Batch, SolveOptions] | None = None
 
     def connect(self, address: str) -> None:
         """Join the gang's process group at ``host:port``; a gang of one needs none."""
@@ -130,32 +131,25 @@ class Worker:
 
     def solve(self, examples: NDArray[np.int64], options: SolveOptions) -> Outcome:
         """Erase examples (by id): the whole solve, with all workers of the gang at once."""
-        start = time.perf_counter()
-        outcome = self._batch(examples, options).solve(options.damping)
-        outcome.seconds["worker"] = time.perf_counter() - start
-        return _on_host(outcome)
+        self.prepare(examples, options)
+        outcome = self.solve_prepared(options.damping)
+        self._prepared = None
+        return outcome
 
-    def calibrate(self, examples: NDArray[np.int64], options: SolveOptions, dampings: Sequence[float]) -> list[Outcome]:
-        """Erase examples (by id) once for each of some values of c, which take the place of ``options.damping``.
+    def prepare(self, examples: NDArray[np.int64], options: SolveOptions) -> None:
+        """Prepare to erase examples (by id): what does not depend on the damping, kept until the next ``prepare``."""
+        self._prepared = None  # the memory of a batch before, if there was one
+        self._prepared = self._batch(examples, options), options
 
-        All are solved on one prepared batch. Without a fixed number of Newton steps a solve that converges ends within
-        the tolerance of one point from wherever it starts, so it starts where the last one ended, which is near when c
-        descends. Where else it ends depends on where it starts: those start from the model, as the job does that
-        calibration is for.
+    def solve_prepared(self, damping: float) -> Outcome:
+        """Solve the prepared batch with a c that takes the place of ``options.damping``, from the model as it is.
 
-        Args:
-            examples: (erased,) ids.
-            options: How to solve.
-            dampings: Descending.
+        Any number of dampings may follow each other, and each gives the bits of a batch of its own.
         """
-        batch, outcomes, near = self._batch(examples, options), list[Outcome](), None
-        for damping in dampings:
-            outcome = batch.solve(damping, near)
-            if near is not None and outcome.status != "converged":
-                outcome = batch.solve(damping)
-            near = batch.after_first_round if options.newton_steps is None and outcome.status == "converged" else None
-            outcomes.append(_on_host(outcome))
-        return outcomes
+        if self._prepared is None:
+            raise RuntimeError("a batch was to be solved before prepare")
+        batch, options = self._prepared
+        return _on_host(batch.solve(damping), options.storage_dtype)
 
     def _batch(self, examples: NDArray[np.int64], options: SolveOptions) -> Batch:
         """The batch that erases examples (by id)."""
@@ -169,9 +163,10 @@ class Worker:
         )
 
 
-def _on_host(outcome: Outcome) -> Outcome:
-    """An outcome in the host's memory: the coordinator's machine may have no GPU."""
-    return replace(outcome, rows=outcome.rows.cpu(), values=outcome.values.cpu(), emptied=outcome.emptied.cpu())
+def _on_host(outcome: Outcome, dtype: torch.dtype) -> Outcome:
+    """An outcome in the host's memory (the coordinator may have no GPU), its values in the type they are rounded to."""
+    values = outcome.values.to("cpu", dtype)
+    return replace(outcome, rows=outcome.rows.cpu(), values=values, emptied=outcome.emptied.cpu())
 
 
 def load_shard(version: Version, partitions: Sequence[int], device: torch.device) -> Shard:

@@ -44,7 +44,7 @@ class Erasure:
     summary: dict[str, object]
     """Counts for the manifest."""
     unsolved_interactions: float = 0.0
-    """How many of the erased interactions' influence is left: influence residual times interactions."""
+    """A score of what the batch left: influence residual times interactions."""
     forgotten: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     """Global rows whose ids and held-out pairs go, ascending; their reset embeddings are among ``values``."""
     held_out: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)

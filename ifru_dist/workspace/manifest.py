@@ -53,8 +53,7 @@ class ModelRecord:
     trained_interactions: int | None = None
     """Training interactions when the model was made; None in manifests of earlier releases."""
     unsolved_interactions: float = 0.0
-    """Erased interactions whose influence is still there: the sum over the batches of influence residual times
-    interactions."""
+    """A score of what batches left: the sum over them of influence residual times interactions."""
     calibration: Calibration | None = None
 
 

@@ -1,5 +1,7 @@
 """Residual, product, selection, solve and update against the dense reference."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -151,6 +153,29 @@ def test_erasing_nothing_changes_nothing(case: Case) -> None:
     assert len(outcome.rows) == 0
     assert len(outcome.emptied) == 0
     assert outcome.influence_residual == 0
+
+
+@EACH_CASE
+def test_an_erasure_without_influence_divides_by_nothing(case: Case) -> None:
+    """Nothing erased while any number of rows may enter; and a user and an item that have only each other."""
+    alone = torch.tensor([[case.sizes[0] - 1, case.rows - 1]])  # the case's row without examples, and another
+    pairs = torch.cat([case.pairs[(case.pairs != alone).all(1)], alone])
+    label = torch.ones(len(pairs), dtype=torch.float64)
+    for erased in (torch.zeros(len(pairs), dtype=torch.bool), (pairs == alone).all(1)):
+        changed = dataclasses.replace(case, pairs=pairs, label=label, erased=erased, layer_weights=(1.0,))
+        shard, goes = shard_of(changed)
+        outcome = unlearn_batch(
+            shard,
+            goes,
+            DotProduct(changed),
+            communicator_of(shard),
+            NumbaKernels(),
+            options(importance="step", row_budget="all", newton_steps=None),
+            case.partitions,
+        )
+        assert outcome.status == "converged"
+        assert outcome.influence_residual == 0
+        assert len(outcome.emptied) == 2 * int(erased.sum())
 
 
 def test_emptied_row_is_an_endpoint_of_its_own_kind() -> None:

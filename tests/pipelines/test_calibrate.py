@@ -1,8 +1,9 @@
 """Calibration: its curve is what unlearning and retraining give, and the damping it finds is what unlearning uses."""
 
 import dataclasses
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,60 +11,33 @@ import numpy as np
 import pytest
 import torch
 
-from ifru_dist.errors import ConfigError, GangError, IfruError, InputError, SolveError, WorkspaceError
 from ifru_dist.evaluation.forgetting import logloss
 from ifru_dist.influence.options import SolveOptions
 from ifru_dist.influence.update import Outcome
-from ifru_dist.interactions import Interactions
 from ifru_dist.pipelines import calibrate as pipeline
-from ifru_dist.pipelines.calibrate import CalibrateConfig, calibrate
-from ifru_dist.pipelines.calibration_curve import CurvePoint, best_point, curve_notes, dampings_between
+from ifru_dist.pipelines import references, scoring
+from ifru_dist.pipelines import unlearn as unlearn_job
+from ifru_dist.pipelines.calibrate import calibrate
 from ifru_dist.pipelines.calibration_sample import draw_sample
-from ifru_dist.pipelines.references import train_reference
-from ifru_dist.pipelines.requests import Request
+from ifru_dist.pipelines.evaluate import EvaluateConfig, evaluate
+from ifru_dist.pipelines.references import calibration_seed, train_reference
 from ifru_dist.pipelines.scoring import Scorer
 from ifru_dist.pipelines.train import TrainConfig, train
-from ifru_dist.sharding.solo import solo_worker
-from ifru_dist.sharding.worker import Worker
+from ifru_dist.sharding.solo import SoloWorker, solo_worker
 from ifru_dist.training.loop import TrainOptions, fit
 from ifru_dist.workspace.store import Workspace
-from ifru_dist.workspace.version import Version, open_version
+from ifru_dist.workspace.version import open_version
 from tests.influence import reference
 from tests.pipelines.batches import MODELS, ROWS, copy, report_of, run
+from tests.pipelines.calibrations import GRID, calibrated, config, gaps
 from tests.pipelines.generated import generated_workspace
-from tests.pipelines.small import (
-    BUSY,
-    SIZES,
-    pair,
-    request_file,
-    small_interactions,
-    small_workspace,
-    tree,
-    whole_item,
-    whole_user,
-)
+from tests.pipelines.small import SIZES, pair, request_file, small_interactions, small_workspace, tree
 from tests.sharding.gangs import plans
 from tests.workspaces import item_id, user_id
 
-GRID = (0.2, 0.4, 0.8)
 L2 = 1.0
 """Strong enough that Newton steps go to one minimum, wherever they start."""
 EXACT = {"tolerance": 1e-9, "solver_tolerance": 1e-6, "max_newton_steps": 200, "row_budget": 0}
-
-
-def config(root: Path, **changes: Any) -> CalibrateConfig:
-    return CalibrateConfig(**{"workspace": root, "workers": 0, "share": 0.1, "dampings": GRID, "refine": 1} | changes)
-
-
-def calibrated(root: Path, **changes: Any) -> tuple[Version, dict[str, Any]]:
-    """The version after calibration, and its report."""
-    assert calibrate(config(root, **changes)) == 0
-    version = open_version(Workspace(root), check_content=True)
-    return version, report_of(root, f"calibrate-{version.manifest.version:06d}")
-
-
-def gaps(report: dict[str, Any]) -> dict[float, float]:
-    return {point["damping"]: point["gap"] for point in report["curve"]}
 
 
 # ----------------------------------------------------------------------------------------------------------- the curve
@@ -95,7 +69,7 @@ def test_the_curve_is_what_unlearning_the_sample_and_retraining_without_it_give(
         l2=L2,
         partitions=7,
     )
-    options = TrainOptions(**{**before.model.options, "seed": 1 + 1 + 4})
+    options = TrainOptions(**{**before.model.options, "seed": calibration_seed(1, 4)})
     valid = before.held_out("valid")
     kept = data.take(np.delete(np.arange(len(data)), sample.examples))
     fitted = fit(before.model.spec, sum(SIZES), kept, valid, options, show_progress=False)
@@ -120,129 +94,107 @@ def test_the_curve_is_what_unlearning_the_sample_and_retraining_without_it_give(
     assert gaps(report)[report["damping"]] == report["gap"]
 
 
-def solver(**changes: Any) -> SolveOptions:
-    return SolveOptions(**{"damping": 1.0, **EXACT} | changes)
+SAME = ("rounds", "status", "stationarity", "relative_residual", "objective_change", "influence_residual")
+"""The figures of an outcome that do not depend on the clock or on what was solved before."""
 
 
-def together_and_alone(version: Version, options: SolveOptions) -> Iterator[tuple[Outcome, Outcome]]:
-    """A batch solved with several dampings on one prepared batch, and each on its own, on all the same rows."""
-    examples, dampings = np.arange(0, 300, 9), [1.6, 0.8, 0.4]
-    (plan,) = plans(version, 1)
-    with solo_worker(plan) as worker:
-        (together,) = worker.call("calibrate", examples, options, dampings)
-        alone = [worker.call("solve", examples, dataclasses.replace(options, damping=c))[0] for c in dampings]
-    assert len(together) == 3
-    for one, other in zip(together, alone, strict=True):
-        assert torch.equal(one.rows, other.rows)
-        assert torch.equal(one.emptied, other.emptied)
-        assert one.status == other.status
-        yield one, other
+def assert_same(one: Outcome, other: Outcome) -> None:
+    """Two outcomes agree bit for bit."""
+    assert one.values.dtype == other.values.dtype == torch.float32
+    for name in ("rows", "values", "emptied"):
+        assert torch.equal(getattr(one, name), getattr(other, name))
+    assert {name: getattr(one, name) for name in SAME} == {name: getattr(other, name) for name in SAME}
 
 
 @MODELS
-@pytest.mark.parametrize("limit", [{"newton_steps": 2}, {"max_newton_steps": 2}], ids=["fixed", "cut off"])
+@pytest.mark.parametrize(
+    ("limit", "status"),
+    [
+        ({}, "converged"),
+        (EXACT, "converged"),
+        ({"newton_steps": 2}, "converged"),
+        ({"max_newton_steps": 1, "tolerance": 1e-9}, "max_newton_steps"),
+    ],
+    ids=["default", "exact", "fixed", "cut off"],
+)
 def test_one_prepared_batch_solves_each_damping_bit_for_bit_as_a_batch_of_its_own(
-    tmp_path: Path, model: str, limit: dict[str, int]
+    tmp_path: Path, model: str, limit: dict[str, Any], status: str
 ) -> None:
-    for one, other in together_and_alone(small_workspace(tmp_path / "ws", name=model, l2=L2), solver(**limit)):
-        assert one.status == ("converged" if "newton_steps" in limit else "max_newton_steps")
-        assert torch.equal(one.values, other.values)
-        assert (one.iterations, one.influence_residual) == (other.iterations, other.influence_residual)
+    (plan,) = plans(small_workspace(tmp_path / "ws", name=model, l2=L2), 1)
+    examples, options, dampings = np.arange(0, 300, 9), SolveOptions(damping=1.0, **limit), [1.6, 0.8, 0.4, 1.6]
+    with solo_worker(plan) as worker:
+        worker.call("prepare", examples, options)
+        together = [worker.call("solve_prepared", damping)[0] for damping in dampings]
+        alone = [worker.call("solve", examples, dataclasses.replace(options, damping=c))[0] for c in dampings]
+        with pytest.raises(RuntimeError, match="before prepare"):
+            worker.call("solve_prepared", 0.4)
+    for one, other in zip(together, alone, strict=True):
+        assert one.status == status
+        assert_same(one, other)
+    assert not torch.equal(together[0].values, together[1].values)
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, entry: Callable[..., Any]) -> list[Any]:
+    """What ``entry`` makes of the arguments of each call of a module's function, which is called all the same."""
+    original, seen = getattr(module, name), list[Any]()
+
+    def recording(*arguments: Any) -> Any:
+        seen.append(entry(*arguments))
+        return original(*arguments)
+
+    monkeypatch.setattr(module, name, recording)
+    return seen
 
 
 @MODELS
-def test_on_the_way_to_the_tolerance_a_near_start_saves_steps_and_ends_in_the_same_place(
-    tmp_path: Path, model: str
+def test_with_default_options_each_damping_is_solved_bit_for_bit_as_unlearning_solves_it(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pairs = list(together_and_alone(small_workspace(tmp_path / "ws", name=model, l2=L2), solver()))
-    for one, other in pairs:
-        assert one.status == "converged"
-        torch.testing.assert_close(one.values, other.values, rtol=1e-6, atol=1e-6)
-    for one, other in pairs[1:]:
-        assert sum(one.iterations) < sum(other.iterations)
+    before = small_workspace(tmp_path / "ws", name=model, l2=L2)
+    calibrating = recorded(monkeypatch, pipeline, "merged_update", lambda version, outcomes, forgotten: outcomes)
+    unlearning = recorded(monkeypatch, unlearn_job, "merged_update", lambda version, outcomes, forgotten: outcomes)
+    calibrate(config(copy(tmp_path / "ws", tmp_path / "calibrated"), dampings=GRID, refine=0, seed=4))
+    pairs = np.unique(draw_sample(before, share=0.1, most=20_000, seed=4, exclude=[]).sampled.rows, axis=0)
+    for damping in GRID:
+        run(copy(tmp_path / "ws", tmp_path / str(damping)), *map(pair, pairs), damping=damping)
+    for ours, theirs in zip(calibrating, unlearning, strict=True):
+        assert_same(ours[0], theirs[0])
+    for (one,), (other,) in itertools.combinations(calibrating, 2):
+        assert not torch.equal(one.values, other.values)
 
 
-def point(damping: float, gap: float | None, do_nothing: float = 2.0) -> CurvePoint:
-    relative = None if gap is None else gap / do_nothing
-    return CurvePoint(
-        damping=damping,
-        gap=gap,
-        relative_gap=relative,
-        status="converged" if gap is not None else "not_finite",
-        iterations=[1],
-        influence_residual=0.5,
-        logloss_sample=gap,
-    )
-
-
-def test_the_best_damping_is_refined_between_its_usable_neighbours() -> None:
-    curve = [point(0.1, None), point(0.2, 1.5), point(0.4, 1.0), point(1.6, 1.0), point(3.2, 1.9)]
-    assert best_point(curve).damping == 1.6  # of equal ones that which moves rows least
-    assert sorted(dampings_between(curve, 1)) == pytest.approx([0.8, 3.2 / 2**0.5])
-    assert sorted(dampings_between(curve[:3], 3)) == pytest.approx([0.2 * 2 ** (k / 4) for k in (1, 2, 3)])
-    assert dampings_between(curve, 0) == dampings_between(curve[1:2], 3) == set()
-    assert curve_notes(curve, curve[3]) == []
-
-
-@pytest.mark.parametrize(("best", "end"), [(0, "smallest"), (2, "largest")])
-def test_a_best_damping_at_an_end_of_the_grid_is_told_with_the_remedy(best: int, end: str) -> None:
-    curve = [point(damping, 1.0 + (position != best)) for position, damping in enumerate((0.1, 0.2, 0.4))]
-    assert curve_notes(curve, best_point(curve)) == [
-        f"the best damping is the {end} one that was tried: give --dampings further out"
-    ]
-    useless = [dataclasses.replace(entry, relative_gap=1.01) for entry in curve]
-    assert "closer to retraining than doing nothing" in curve_notes(useless, useless[1])[0]
-
-
-# ---------------------------------------------------------------------------------------------------------- the sample
-
-
-def everywhere(pairs: Interactions, rows: np.ndarray) -> np.ndarray:
-    """Mask of the interactions whose pair is among rows (m, 2)."""
-    return (pairs.rows[:, None] == rows[None]).all(axis=2).any(axis=1)
-
-
-def test_the_sample_is_whole_pairs_and_follows_the_seed(tmp_path: Path) -> None:
-    version, data = small_workspace(tmp_path / "ws"), small_interactions()
-    distinct = len(np.unique(data.rows, axis=0))
-    samples = [draw_sample(version, share=0.5, most=20_000, seed=seed, exclude=[]) for seed in (1, 1, 2)]
-    assert samples[0].examples.tolist() == samples[1].examples.tolist() != samples[2].examples.tolist()
-    for sample in samples:
-        assert len(np.unique(sample.sampled.rows, axis=0)) == round(0.5 * distinct)
-        assert len(sample.sampled) > round(0.5 * distinct)  # some pairs stand twice
-        assert np.flatnonzero(everywhere(data, sample.sampled.rows)).tolist() == sample.examples.tolist()
-        assert sample.sampled.labels.tolist() == data.labels[sample.examples].tolist()
-        assert sample.kept.rows.tolist() == np.delete(data.rows, sample.examples, axis=0).tolist()
-    assert len(np.unique(draw_sample(version, 0.5, 7, 1, []).sampled.rows, axis=0)) == 7
-    assert len(np.unique(draw_sample(version, 1e-9, 7, 1, []).sampled.rows, axis=0)) == 1
-
-
-def test_what_was_erased_and_what_requests_name_stays_out_of_the_sample(tmp_path: Path) -> None:
+def test_the_batch_is_prepared_once_and_updates_are_merged_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     small_workspace(tmp_path / "ws")
-    version = run(tmp_path / "ws", pair(ROWS[0]), pair(ROWS[1]))
-    item = int(ROWS[7, 1])
-    exclude = [
-        Request(None, "user", str(user_id(BUSY)), None),
-        Request(None, "item", None, item_id(item - SIZES[0])),
-        Request(None, "interaction", str(user_id(int(ROWS[50, 0]))), item_id(int(ROWS[50, 1]) - SIZES[0])),
-        Request(None, "interaction", "nobody", item_id(0)),
-        Request(None, "user", "nobody", None),
-    ]
-    left = version.train()
-    named = (left.rows[:, 0] == BUSY) | (left.rows[:, 1] == item) | everywhere(left, ROWS[[50]])
-    sample = draw_sample(version, share=0.999, most=20_000, seed=1, exclude=exclude)
-    assert sample.excluded == named.sum() > 10
-    assert sample.sampled.rows.tolist() == left.rows[~named].tolist()  # all that may be drawn
-    assert sample.kept.rows.tolist() == left.rows[named].tolist()
-    assert version.all_examples().take(sample.examples).rows.tolist() == sample.sampled.rows.tolist()
+    events: list[str] = []
+    recorded(monkeypatch, SoloWorker, "call", lambda self, method, *arguments: events.append(method))
+    recorded(monkeypatch, pipeline, "merged_update", lambda *arguments: events.append("merge"))
+    calibrated(tmp_path / "ws", refine=0)
+    assert events == ["prepare", *["solve_prepared", "merge"] * len(GRID)]
 
 
-def test_requests_to_exclude_are_read_from_the_file(tmp_path: Path) -> None:
+def test_the_graph_of_the_kept_examples_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = small_workspace(tmp_path / "ws", name="lightgcn")
+    built = recorded(monkeypatch, scoring, "Propagation", lambda edges, *arguments: len(edges))
+    calibrated(tmp_path / "ws", seed=4)
+    kept = draw_sample(before, share=0.1, most=20_000, seed=4, exclude=[]).kept
+    assert sorted(built) == [len(kept.positives()), len(before.train().positives())]
+
+
+def test_the_model_that_judges_the_dampings_is_none_of_those_that_evaluation_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     small_workspace(tmp_path / "ws")
-    requests = request_file(tmp_path / "requests.parquet", whole_user(BUSY), pair(ROWS[50]))
-    _, report = calibrated(tmp_path / "ws", exclude=requests)
-    data = small_interactions()
-    assert report["sample"]["excluded"] == ((data.rows[:, 0] == BUSY) | everywhere(data, ROWS[[50]])).sum()
+    calibrating = recorded(monkeypatch, pipeline, "train_reference", lambda version, data, seed: seed)
+    evaluating = recorded(monkeypatch, references, "train_reference", lambda version, data, seed: seed)
+    calibrated(tmp_path / "ws", refine=0)
+    run(tmp_path / "ws", pair(ROWS[0]))
+    evaluate(EvaluateConfig(workspace=tmp_path / "ws", against="retrain", references=3, shadows=4))
+    assert calibrating == [calibration_seed(1, 0)]
+    assert evaluating[:3] == [2, 3, 4]
+    assert not set(calibrating) & set(evaluating)
+    assert len({calibration_seed(own, seed) for own in range(30) for seed in range(30)}) == 900
 
 
 # ------------------------------------------------------------------------------------------------------- the workspace
@@ -329,109 +281,6 @@ def test_the_report_has_every_key_that_is_documented(tmp_path: Path) -> None:
     assert report["seconds"]["total"] >= report["seconds"]["solve"] + report["seconds"]["retrain"] > 0
     assert [entry["damping"] for entry in report["curve"]] == list(GRID)
     assert json.loads((tmp_path / "ws/reports/calibrate-000003/report.json").read_text())["config"]["refine"] == 0
-
-
-# ----------------------------------------------------------------------------------------------------- what goes wrong
-
-
-def refused(root: Path, error: type[IfruError], *expected: str, **changes: Any) -> None:
-    """Calibration fails with a message of one line, and leaves every byte of the workspace as it was."""
-    before = tree(root.parent)
-    with pytest.raises(error) as caught:
-        calibrate(config(root, **changes))
-    for part in expected:
-        assert part in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert tree(root.parent) == before
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"dampings": ()}, "--dampings = (): "),
-        ({"dampings": (0.4, 0.0)}, "--dampings = 0.0: "),
-        ({"share": 1.0}, "--share = 1.0: "),
-        ({"refine": -1}, "--refine = -1: "),
-        ({"max_sample": 0}, "--max-sample = 0: "),
-        ({"workers": 8}, "--workers = 8: the workspace has 7 partitions"),
-    ],
-)
-def test_options_that_cannot_work(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:
-    small_workspace(tmp_path / "ws")
-    refused(tmp_path / "ws", ConfigError, expected, **changes)
-
-
-def test_a_workspace_that_cannot_be_calibrated(tmp_path: Path) -> None:
-    root = tmp_path / "ws"
-    version = small_workspace(root)
-    everything = request_file(tmp_path / "all.parquet", *(whole_item(row) for row in range(SIZES[1])))
-    refused(root, InputError, "0 of them not excluded", "fewer requests in --exclude", exclude=everything)
-    refused(root, InputError, "does not exist", exclude=tmp_path / "none.csv")
-    with version.workspace.lock("train"):
-        refused(root, WorkspaceError, "is in use by job train")
-    version.workspace.manifest_path(2).unlink()
-    refused(root, WorkspaceError, "holds no model yet")
-    refused(tmp_path / "nowhere", WorkspaceError, "holds no workspace")
-
-
-def test_a_model_that_no_reference_can_be_trained_for(tmp_path: Path) -> None:
-    one_class = small_interactions().take(small_interactions().labels > 0.5)
-    small_workspace(tmp_path / "ws", held_out=one_class)
-    refused(tmp_path / "ws", InputError, "validation interactions have the label 1")
-
-
-def test_a_model_that_is_not_finite_is_refused_before_anything_is_retrained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    embeddings = np.random.default_rng(8).normal(size=(sum(SIZES), 4))
-    embeddings[:] = np.nan
-    small_workspace(tmp_path / "ws", embeddings=embeddings)
-    monkeypatch.setattr(pipeline, "train_reference", None)
-    refused(
-        tmp_path / "ws", SolveError, "no usable update with any of --dampings", "not_finite", "nothing was committed"
-    )
-
-
-def test_a_damping_without_a_usable_update_is_left_out_and_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    solve = Worker.calibrate
-
-    def spoiled(worker: Worker, examples: Any, options: SolveOptions, dampings: list[float]) -> list[Any]:
-        outcomes = solve(worker, examples, options, dampings)
-        return [
-            dataclasses.replace(outcome, status="no_descent") if damping < 0.4 else outcome
-            for damping, outcome in zip(dampings, outcomes, strict=True)
-        ]
-
-    monkeypatch.setattr(Worker, "calibrate", spoiled)
-    small_workspace(tmp_path / "ws")
-    version, report = calibrated(tmp_path / "ws")
-    first = report["curve"][0]
-    assert (first["damping"], first["status"]) == (0.2, "no_descent")
-    assert first["gap"] is first["relative_gap"] is first["logloss_sample"] is None
-    assert all(gap is not None for damping, gap in gaps(report).items() if damping >= 0.4)
-    assert version.model.calibration.damping >= 0.4
-
-
-def test_workers_that_do_not_come_back_after_the_retraining_cost_the_refinement_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run_on_workers, calls = pipeline.run_on_workers, []
-
-    def once(*arguments: Any) -> Any:
-        calls.append(arguments)
-        if len(calls) > 1:
-            raise GangError("the cluster has no room")
-        return run_on_workers(*arguments)
-
-    monkeypatch.setattr(pipeline, "run_on_workers", once)
-    small_workspace(tmp_path / "ws")
-    version, report = calibrated(tmp_path / "ws")
-    assert len(calls) == 2
-    assert list(gaps(report)) == list(GRID)
-    assert version.model.calibration.damping == min(GRID, key=gaps(report).__getitem__)
-    assert "note: the best damping was not refined: the cluster has no room" in capsys.readouterr().out
 
 
 # --------------------------------------------------------------------------------------------------------------- a gang

@@ -223,3 +223,12 @@ def test_no_workspace_no_model_or_a_damaged_file(tmp_path: Path) -> None:
 def test_no_references_is_refused(tmp_path: Path) -> None:
     small_workspace(tmp_path / "ws")
     refuse(tmp_path / "ws", ConfigError, "--references = 0: ", references=0)
+
+
+def test_a_report_that_could_not_be_written_is_noticed_before_anything_is_measured(tmp_path: Path) -> None:
+    small_workspace(tmp_path / "ws")
+    (tmp_path / "ws" / "reports").write_text("a file")
+    before = tree(tmp_path)
+    with pytest.raises(ConfigError, match=f"--output = None: {tmp_path}/ws/reports: .* can be written"):
+        evaluate(EvaluateConfig(workspace=tmp_path / "ws"))
+    assert tree(tmp_path) == before

@@ -88,6 +88,9 @@ def test_a_batch_that_does_nothing_tells_of_a_spent_budget_and_succeeds(
     before = tree(root)
     capsys.readouterr()
     assert status(root, *BATCH, residual_budget=0) == 0
+    changed = {name for name, content in tree(root).items() if before.get(name, "new") != content}
+    folder = "reports/unlearn-000003-nothing-to-do"
+    assert changed == {folder, f"{folder}/report.json", f"{folder}/summary.md"}
     assert "retraining is due" in capsys.readouterr().out
     budget = report_of(root, "unlearn-000003-nothing-to-do")["residual_budget"]
     assert budget["spent_before"] == budget["spent_after"] == pytest.approx(unsolved(root, 3))
@@ -98,7 +101,7 @@ def test_a_batch_that_does_nothing_tells_of_a_spent_budget_and_succeeds(
     assert "retraining is due" in capsys.readouterr().out
     assert status(root, pair(ROWS[100]), dry_run=True) == 0
     printed = capsys.readouterr().out
-    assert f"unsolved influence since training: that of {budget['spent_after']:.1f} interactions" in printed
+    assert f"share of influence left): {budget['spent_after']:.1f}, {budget['share_after']:.2%} of" in printed
     assert "retraining is due" not in printed
     assert tree(root) == before
 

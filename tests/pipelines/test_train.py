@@ -354,3 +354,10 @@ def test_the_option_is_called_from(tmp_path: Path, embeddings: np.ndarray, monke
         run_command(TrainConfig, train)
     assert ended.value.code == 0
     assert open_version(Workspace(tmp_path / "ws")).model.source == "imported"
+
+
+def test_a_report_that_could_not_be_written_is_noticed_before_training(tmp_path: Path) -> None:
+    small_workspace(tmp_path / "ws")
+    (tmp_path / "ws" / "reports").write_text("a file")
+    expected = (f"--output = None: {tmp_path}/ws/reports: ", "give a folder that can be written")
+    refuse(tmp_path / "ws", ConfigError, *expected)

@@ -116,6 +116,15 @@ def test_a_report_that_could_not_be_written_is_noticed_first(tmp_path: Path) -> 
     refuse(tmp_path / "ws", BATCH, ConfigError, *expected, output=tmp_path / "file" / "out")
 
 
+def test_so_is_one_in_the_workspace_unless_nothing_is_to_be_written(tmp_path: Path) -> None:
+    small_workspace(tmp_path / "ws")
+    (tmp_path / "ws" / "reports").write_text("a file")
+    expected = (f"--output = None: {tmp_path}/ws/reports: ", "give a folder that can be written")
+    refuse(tmp_path / "ws", BATCH, ConfigError, *expected)
+    assert run(tmp_path / "ws", *BATCH, dry_run=True).manifest.version == 2
+    assert run(tmp_path / "ws", *BATCH, output=tmp_path / "out").manifest.version == 3
+
+
 def flip_a_bit(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1

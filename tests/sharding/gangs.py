@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import torch
 
-from ifru_dist.influence.update import Outcome, SolveOptions
+from ifru_dist.influence.options import SolveOptions
+from ifru_dist.influence.outcome import Outcome
 from ifru_dist.sharding.gang import plans_for
 from ifru_dist.sharding.placement import assign_partitions
 from ifru_dist.sharding.worker import WorkerPlan

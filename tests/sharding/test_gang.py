@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ifru_dist.errors import ConfigError, GangError, WorkspaceError
-from ifru_dist.influence.update import Outcome
+from ifru_dist.influence.outcome import Outcome
 from ifru_dist.sharding.gang import Gang, GangOptions, with_gang
 from ifru_dist.sharding.policy import Failure
 from tests.influence import reference

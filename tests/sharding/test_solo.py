@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ifru_dist.errors import WorkspaceError
-from ifru_dist.influence.update import Outcome
+from ifru_dist.influence.outcome import Outcome
 from ifru_dist.sharding.gang import Gang, GangOptions
 from ifru_dist.sharding.solo import solo_worker
 from ifru_dist.sharding.worker import WorkerPlan

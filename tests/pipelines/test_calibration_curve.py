@@ -1,0 +1,55 @@
+"""Which damping is the best of a curve, which to try next, and what is said of it."""
+
+import dataclasses
+import itertools
+
+import pytest
+
+from ifru_dist.errors import SolveError
+from ifru_dist.pipelines.calibration_curve import CurvePoint, best_point, curve_notes, dampings_between
+
+
+def point(damping: float, gap: float | None, do_nothing: float = 2.0) -> CurvePoint:
+    relative = None if gap is None else gap / do_nothing
+    return CurvePoint(
+        damping=damping,
+        gap=gap,
+        relative_gap=relative,
+        status="converged" if gap is not None else "not_finite",
+        iterations=[1],
+        influence_residual=0.5,
+        logloss_sample=gap,
+    )
+
+
+def test_the_best_damping_is_refined_between_its_usable_neighbours() -> None:
+    curve = [point(0.1, None), point(0.2, 1.5), point(0.4, 1.0), point(1.6, 1.0), point(3.2, 1.9)]
+    assert best_point(curve).damping == 1.6  # of equal ones that which moves rows least
+    assert sorted(dampings_between(curve, 1)) == pytest.approx([0.8, 3.2 / 2**0.5])
+    assert sorted(dampings_between(curve[:3], 3)) == pytest.approx([0.2 * 2 ** (k / 4) for k in (1, 2, 3)])
+    assert dampings_between(curve, 0) == dampings_between(curve[1:2], 3) == set()
+    assert curve_notes(curve, curve[3]) == []
+
+
+@pytest.mark.parametrize(("best", "end"), [(0, "smallest"), (2, "largest")])
+def test_a_best_damping_at_an_end_of_the_grid_is_told_with_the_remedy(best: int, end: str) -> None:
+    curve = [point(damping, 1.0 + (position != best)) for position, damping in enumerate((0.1, 0.2, 0.4))]
+    assert curve_notes(curve, best_point(curve)) == [
+        f"the best damping is the {end} one that was tried: give --dampings further out"
+    ]
+    useless = [dataclasses.replace(entry, relative_gap=1.01) for entry in curve]
+    assert "closer to retraining than doing nothing" in curve_notes(useless, useless[1])[0]
+
+
+def test_a_gap_that_is_not_finite_is_never_the_best_in_any_order() -> None:
+    entries = [point(0.1, float("nan")), point(0.2, 1.5), point(0.4, 1.0), point(0.8, float("inf")), point(1.6, None)]
+    for curve in itertools.permutations(entries):
+        assert best_point(curve).gap == 1.0
+    assert best_point([point(0.1, 0.0), point(0.2, 1.0)]).damping == 0.1
+    assert sorted(dampings_between(entries, 1)) == pytest.approx([0.2 * 2**0.5])
+
+
+def test_a_curve_without_a_usable_point_has_no_best() -> None:
+    curve = [point(0.1, None), point(0.2, float("nan"))]
+    with pytest.raises(SolveError, match=r"no damping gives finite scores \(0.1 \(not_finite\), 0.2 \(converged\)\)"):
+        best_point(curve)

@@ -1,0 +1,55 @@
+"""The merge of the workers' updates: each value at its row, and no second copy of them."""
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ifru_dist.influence.update import Outcome
+from ifru_dist.models.initial import unseen_rows
+from ifru_dist.pipelines.merging import merged_update
+from tests.pipelines.small import SIZES, small_workspace
+from tests.workspaces import item_id, user_id
+
+
+def share(rows: np.ndarray, values: np.ndarray, emptied: list[int]) -> Outcome:
+    """A worker's share of a batch, of which only these three fields are read."""
+    return Outcome(
+        rows=torch.from_numpy(rows),
+        values=torch.from_numpy(values),
+        emptied=torch.tensor(emptied, dtype=torch.int64),
+        rounds=[],
+        newton_steps=0,
+        stationarity=0.0,
+        relative_residual=0.0,
+        status="converged",
+        objective_change=0.0,
+        influence_residual=0.0,
+    )
+
+
+def test_values_of_workers_and_of_reset_rows_come_in_row_order(tmp_path: Path) -> None:
+    version = small_workspace(tmp_path / "ws")
+    values = np.random.default_rng(1).normal(size=(sum(SIZES), 4)).astype(np.float32)
+    first, second = np.array([7, 2, 69, 11]), np.array([3, 68, 0])
+    outcomes = [share(first, values[first], [40]), share(second, values[second], [])]
+    rows, merged = merged_update(version, outcomes, np.array([5, 40]))
+    assert rows.tolist() == [0, 2, 3, 5, 7, 11, 40, 68, 69]
+    spec = version.model.spec
+    for table, (row, name) in {"user": (5, str(user_id(5))), "item": (40, item_id(0))}.items():
+        values[row] = unseen_rows(table, [name], spec.dim, spec.init_std, version.model.seed)[0]
+    assert merged.dtype == np.float32
+    assert np.array_equal(merged, values[rows])
+
+
+def test_the_values_are_copied_once(tmp_path: Path) -> None:
+    wide = np.zeros((sum(SIZES), 256))
+    version = small_workspace(tmp_path / "ws", embeddings=wide, dim=256)
+    order, size = np.random.default_rng(1).permutation(20_000), 20_000 * 256 * 4
+    outcomes = [share(part, np.ones((len(part), 256), np.float32), []) for part in np.array_split(order, 2)]
+    tracemalloc.start()
+    merged_update(version, outcomes, np.empty(0, np.int64))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size < peak < 1.5 * size  # beside them a byte for each value, to see that it is finite
