@@ -60,7 +60,7 @@ def main(config: Config) -> None:
 
 
 def run_protocol(config: Config, labels: Labels, folder: Path) -> dict[str, Any]:
-    """Prepare the files, run the four jobs, return their reports."""
+    """Prepare the files, run the five jobs, return their reports."""
     prepare(BOOKCROSSING, config.data, folder, share=config.share, flipped=labels == "flipped")
     workspace = ("--workspace", folder / "workspace")
     held_out = ("--valid", folder / "valid.parquet", "--test", folder / "test.parquet")
@@ -70,6 +70,10 @@ def run_protocol(config: Config, labels: Labels, folder: Path) -> dict[str, Any]
     with LocalCluster(cpus_per_node=config.workers) as cluster:
         reports["preprocess"] = run_job("preprocess", *logs, *workspace, output=folder / "preprocess")
         reports["train"] = run_job("train", *workspace, *config.train_options, output=folder / "train")
+        calibrate = (*workspace, "--exclude", folder / "requests.parquet", "--workers", config.workers)
+        reports["calibrate"] = submit_job(
+            "calibrate", *calibrate, output=folder / "calibrate", environment=cluster.environment
+        )
         unlearn = (*workspace, *requests, *config.unlearn_options)
         reports["unlearn"] = submit_job("unlearn", *unlearn, output=folder / "unlearn", environment=cluster.environment)
     # The cluster has ended: retraining has the machine to itself.

@@ -1,4 +1,4 @@
-"""The whole way on generated data: logs, four jobs, a real local Ray cluster, and the result side by side.
+"""The whole way on generated data: logs, five jobs, a real local Ray cluster, and the result side by side.
 
 python -m benchmarks.demo
 """
@@ -40,7 +40,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """Generate, preprocess, train, unlearn on a cluster, evaluate, and print the table."""
+    """Generate, preprocess, train, calibrate and unlearn on a cluster, evaluate, and print the table."""
     start = time.perf_counter()
     folder = config.folder.absolute()
     shutil.rmtree(folder, ignore_errors=True)
@@ -56,8 +56,10 @@ def main(config: Config) -> None:
     )
     reports = {"train": run_job("train", *workspace, output=folder / "train")}
     write_requests(config, root, folder / "requests.parquet")
-    unlearn = (*workspace, "--requests", folder / "requests.parquet", "--workers", config.workers)
+    workers = ("--workers", config.workers)
+    unlearn = (*workspace, "--requests", folder / "requests.parquet", *workers)
     with LocalCluster(cpus_per_node=config.workers + 1) as cluster:
+        submit_job("calibrate", *workspace, *workers, output=folder / "calibrate", environment=cluster.environment)
         reports["unlearn"] = submit_job("unlearn", *unlearn, output=folder / "unlearn", environment=cluster.environment)
     reports["evaluate"] = run_job("evaluate", *workspace, "--against", "retrain", output=folder / "evaluate")
     print(f"\n{comparison(reports)}\n\nreports: {folder}/unlearn and {folder}/evaluate")

@@ -12,6 +12,7 @@ COLUMNS = {
     "logit_gap_test": "logit gap, test",
     "membership_auc": "membership AUC",
     "logloss_erased": "logloss, erased",
+    "recovery_at_10": "recovery@10",
 }
 
 

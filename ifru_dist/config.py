@@ -1,5 +1,6 @@
 """Validation of the jobs' configs: frozen dataclasses whose fields carry pydantic constraints."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ def validated(config: ConfigT) -> ConfigT:
     try:
         return TypeAdapter(type(config)).validate_python(as_dict(config))
     except ValidationError as error:
-        raise ConfigError("; ".join(_problem(item) for item in error.errors())) from None
+        raise ConfigError("; ".join(_problems(error.errors()))) from None
 
 
 def as_dict(config: Any) -> dict[str, Any]:
@@ -27,7 +28,18 @@ def as_dict(config: Any) -> dict[str, Any]:
     return {field.name: getattr(config, field.name) for field in fields(config)}
 
 
-def _problem(item: Any) -> str:
-    """One line of a validation error, in the words of the command line."""
-    option = "--" + str(item["loc"][0]).replace("_", "-") if item["loc"] else "options"
-    return f"{option} = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
+def _problems(items: Sequence[Any]) -> list[str]:
+    """One line for each option of a validation error, in the words of the command line."""
+    by_option: dict[str, list[Any]] = {}
+    for item in items:
+        by_option.setdefault(str(item["loc"][0]) if item["loc"] else "", []).append(item)
+    return [_problem(name, found) for name, found in by_option.items()]
+
+
+def _problem(name: str, items: Sequence[Any]) -> str:
+    """What is wrong with one option: the ways in which it would have been right, joined by "or"."""
+    # What a tuple lacks because its elements were refused is no problem of its own.
+    named = [item for item in items if item["type"] != "too_short"] or items
+    messages = dict.fromkeys(f"{item['msg'][0].lower()}{item['msg'][1:]}" for item in named)
+    option = "--" + name.replace("_", "-") if name else "options"
+    return f"{option} = {named[0]['input']!r}: {', or '.join(messages)}"

@@ -50,8 +50,9 @@ def recovered_shares(
 ) -> dict[str, Share]:
     """The recovered share of ``auc``, ``auc_or`` and ``auc_and``, with bootstrap intervals (95 %, percentiles).
 
-    The interval is over test pairs, drawn anew for all models alike. ``low`` and ``high`` are None where the interval
-    of retrained - original holds 0: the share is then a division by what may be nothing, and has no bounded interval.
+    The interval is over test pairs, drawn anew for all models alike. All three are None where retraining is not
+    better than the original model by more than chance (its interval of retrained - original does not lie above 0): the
+    share would be a division by what may be nothing, or a share of a loss.
     It does not hold what other seeds of training would change.
 
     Args:
@@ -85,14 +86,13 @@ def _draw(generator: np.random.Generator, n: int) -> NDArray[np.float64]:
 def _share(aucs: NDArray[np.float64]) -> Share:
     """The share from AUCs (1 + resamples, models): first row as it is; original, unlearned, then the retrained ones."""
     won, wanted = aucs[:, 1] - aucs[:, 0], aucs[:, 2:].mean(axis=1) - aucs[:, 0]
-    if not np.isfinite(wanted[0]) or wanted[0] == 0:
+    if not wanted[0] > 0:
         return {"value": None, "low": None, "high": None}
     value = float(won[0] / wanted[0])
     drawn = np.isfinite(wanted) & (wanted != 0)  # a draw may hold one label only
     drawn[0] = False
-    lowest, highest = _interval(wanted[drawn]) if drawn.any() else (0.0, 0.0)
-    if lowest <= 0 <= highest:
-        return {"value": value, "low": None, "high": None}
+    if not drawn.any() or _interval(wanted[drawn])[0] <= 0:
+        return {"value": None, "low": None, "high": None}
     low, high = _interval(won[drawn] / wanted[drawn])
     return {"value": value, "low": low, "high": high}
 

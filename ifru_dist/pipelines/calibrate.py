@@ -18,13 +18,13 @@ from ifru_dist.evaluation.forgetting import logit_gap, logloss
 from ifru_dist.evaluation.report import check_output, figure, markdown_table, write_report
 from ifru_dist.influence.options import REMEDIES, USABLE, Status
 from ifru_dist.influence.outcome import Outcome
-from ifru_dist.pipelines.calibration_curve import CurvePoint, best_point, curve_notes, dampings_between
+from ifru_dist.pipelines.calibration_curve import CurvePoint, best_point, curve_notes, damping_beyond, dampings_between
 from ifru_dist.pipelines.calibration_sample import draw_sample
 from ifru_dist.pipelines.gangs import GangFlags, run_on_workers
 from ifru_dist.pipelines.merging import merged_update
 from ifru_dist.pipelines.progress import say
 from ifru_dist.pipelines.references import calibration_seed, train_reference
-from ifru_dist.pipelines.requests import Request, read_requests
+from ifru_dist.pipelines.requests import Request, read_requests, with_integer_ids
 from ifru_dist.pipelines.scoring import Scorer
 from ifru_dist.pipelines.solving import SolveFlags
 from ifru_dist.sharding.policy import Failure
@@ -35,6 +35,9 @@ from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import Version, open_version
 
 Damping = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+_EXTENSIONS = 4
+"""How often a grid whose best value is its first or last one is extended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +72,16 @@ class CalibrateConfig(SolveFlags, GangFlags):
 def calibrate(config: CalibrateConfig) -> int:
     """Run the job: one new version, in which only the model's calibration differs, and a report.
 
+    Returns:
+        0; the status of a SolveError when no damping came closer to retraining than doing nothing: then there is a
+        report, but no version.
+
     Raises:
         IfruError: nothing was committed, and the workspace is as it was.
     """
     started = time.perf_counter()
     config = validated(config)
-    exclude = read_requests(config.exclude) if config.exclude else []
+    exclude = read_requests(config.exclude, "--exclude") if config.exclude else []
     workspace = Workspace(config.workspace)
     workspace.manifest()  # before the lock, which would make the folder
     check_output(config.output, workspace.root / "reports")
@@ -85,7 +92,7 @@ def calibrate(config: CalibrateConfig) -> int:
     folder, summary = config.output or workspace.root / "reports" / name, calibrate_summary(report)
     write_report(folder, report, summary)
     print(f"{summary}\nreport: {folder}")
-    return 0
+    return 0 if report["usable"] or config.dry_run else SolveError.exit_code
 
 
 def calibrate_summary(report: dict[str, Any]) -> str:
@@ -93,6 +100,7 @@ def calibrate_summary(report: dict[str, Any]) -> str:
     sample, gap = report["sample"], report["gap"]
     shown = ("damping", "gap", "relative_gap", "logloss_sample", "influence_residual", "status")
     kept = "a dry run changes nothing" if report["config"]["dry_run"] else "jobs/unlearn.py takes it from here on"
+    kept = kept if report["usable"] else "not kept: see the notes"
     lines = [
         f"damping {report['damping']:.4g} comes closest to retraining ({kept})",
         f"gap on {sample['interactions']} sampled interactions: {figure(gap)}; of doing nothing: "
@@ -124,8 +132,10 @@ class _CalibrateJob:
 
     def __init__(self, config: CalibrateConfig, exclude: list[Request], version: Version, started: float) -> None:
         self._config, self._version, self._started = config, version, started
+        config.check_model(version.model.spec)
         self._embeddings = version.embeddings()
-        self._sample = draw_sample(version, config.share, config.max_sample, config.seed, exclude)
+        excluded = with_integer_ids(exclude, version)
+        self._sample = draw_sample(version, config.share, config.max_sample, config.seed, excluded)
         self._seconds = {"solve": 0.0, "retrain": 0.0}
         self._failures: list[str] = []
         self._notes: list[str] = []
@@ -134,7 +144,9 @@ class _CalibrateJob:
         """Find the damping and commit it; returns the report (docs/reports.md says what each key means)."""
         curve = self._curve()
         best, before = best_point(curve), self._version.manifest.version
-        after = before if self._config.dry_run else commit_calibration(self._version, self._calibration(best)).version
+        after, usable = before, best.relative_gap is None or best.relative_gap < 1
+        if usable and not self._config.dry_run:
+            after = commit_calibration(self._version, self._calibration(best)).version
         return {
             "job": "calibrate",
             "version_before": before,
@@ -148,6 +160,7 @@ class _CalibrateJob:
                 "seed": self._config.seed,
             },
             "damping": best.damping,
+            "usable": usable,
             "gap": best.gap,
             "gap_do_nothing": self._gap(self._original),
             "curve": [asdict(point) for point in curve],
@@ -179,6 +192,10 @@ class _CalibrateJob:
         """How close each damping comes, ascending: those of the grid, then some around the best of them."""
         curve = self._points(self._grid())
         try:
+            for _ in range(_EXTENSIONS):
+                if (further := damping_beyond(curve)) is None or not self._config.refine:
+                    break
+                curve = sorted(curve + self._points(self._solve({further})), key=lambda point: point.damping)
             finer = self._solve(dampings_between(curve, self._config.refine))
         except GangError as error:  # a retraining may have taken hours since the workers were there
             self._notes.append(f"the best damping was not refined: {error}")

@@ -56,6 +56,14 @@ def dampings_between(curve: Sequence[CurvePoint], count: int) -> set[float]:
     return {float(value) for low, high in pairwise(near) for value in np.geomspace(low, high, count + 2)[1:-1]}
 
 
+def damping_beyond(curve: Sequence[CurvePoint]) -> float | None:
+    """The damping to try next where the best is the first or the last of several: further out by the last factor."""
+    tried, best = [point.damping for point in curve], best_point(curve).damping
+    if len(tried) < 2 or best not in (tried[0], tried[-1]):
+        return None
+    return tried[0] ** 2 / tried[1] if best == tried[0] else tried[-1] ** 2 / tried[-2]
+
+
 def curve_notes(curve: Sequence[CurvePoint], best: CurvePoint) -> list[str]:
     """What a reader should know of the result."""
     notes = [
@@ -63,6 +71,11 @@ def curve_notes(curve: Sequence[CurvePoint], best: CurvePoint) -> list[str]:
         for end, point in (("smallest", curve[0]), ("largest", curve[-1]))
         if best is point
     ]
+    if len(curve) == 1:
+        notes = ["only one damping was tried: give several --dampings"]
     if best.relative_gap is not None and best.relative_gap >= 1:
-        notes.append("no damping that was tried comes closer to retraining than doing nothing: give larger --dampings")
+        notes.append(
+            "no damping that was tried comes closer to retraining than doing nothing, so none is kept: give larger "
+            "--dampings or a larger --share"
+        )
     return notes

@@ -14,7 +14,9 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from ifru_dist.errors import InputError
+from ifru_dist.workspace.layout import TABLES
 from ifru_dist.workspace.ledger import Scope
+from ifru_dist.workspace.version import Version
 
 LONGEST_SHOWN = 60
 """Characters of an id that a message shows at most."""
@@ -41,16 +43,12 @@ class Request:
         return " and ".join(named)
 
 
-def with_integer_ids(requests: Sequence[Request], integer_users: bool, integer_items: bool) -> list[Request]:
+def with_integer_ids(requests: Sequence[Request], version: Version) -> list[Request]:
     """The requests with whole floats as integers where a table's ids are integers.
 
     pandas writes a column of integers with empty cells as floats: the text 352.0 in a CSV file then means 352.
-
-    Args:
-        requests: As they were read.
-        integer_users: Whether the workspace's user ids are integers.
-        integer_items: Whether its item ids are.
     """
+    integer_users, integer_items = (pa.types.is_integer(version.ids(table).type) for table in range(len(TABLES)))
     return [
         replace(
             request,
@@ -61,7 +59,7 @@ def with_integer_ids(requests: Sequence[Request], integer_users: bool, integer_i
     ]
 
 
-def read_requests(path: Path) -> list[Request]:
+def read_requests(path: Path, option: str = "--requests") -> list[Request]:
     """Read requests from Parquet, CSV or JSON lines.
 
     Columns: ``user`` and ``item``, optionally ``scope`` (interaction, user or item; interaction when absent) and
@@ -70,7 +68,7 @@ def read_requests(path: Path) -> list[Request]:
     Raises:
         InputError: naming the file, the row, what is wrong and the remedy; no request of the file is used then.
     """
-    columns, rows = _read_columns(path)
+    columns, rows = _read_columns(path, option)
     if rows == 0:
         raise InputError(f"{path} holds no requests: give one row per deletion with columns user and item")
     _check_columns(list(columns), path)
@@ -84,10 +82,10 @@ def read_requests(path: Path) -> list[Request]:
     return requests
 
 
-def _read_columns(path: Path) -> tuple[dict[str, list[Any]], int]:
+def _read_columns(path: Path, option: str) -> tuple[dict[str, list[Any]], int]:
     """The file's columns by name, and the number of its rows."""
     if not path.is_file():
-        raise InputError(f"request file {path} does not exist: check --requests")
+        raise InputError(f"request file {path} does not exist: check {option}")
     if path.suffix not in READERS:
         raise InputError(f"request file {path} has the suffix {path.suffix!r}: use one of {', '.join(READERS)}")
     if path.stat().st_size == 0:

@@ -5,10 +5,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from ifru_dist.errors import ConfigError
 from ifru_dist.influence.damping import DEFAULT_DAMPING
 from ifru_dist.influence.objective import CurvatureKind
 from ifru_dist.influence.options import Importance, SolveOptions
 from ifru_dist.influence.preconditioner import PreconditionerKind
+from ifru_dist.models.spec import ModelSpec
 from ifru_dist.workspace.manifest import ModelRecord
 
 
@@ -46,6 +48,13 @@ class SolveFlags:
     def solver_settings(self) -> dict[str, Any]:
         """These options by name, as a calibration records them."""
         return {field.name: getattr(self, field.name) for field in fields(SolveFlags)}
+
+    def check_model(self, spec: ModelSpec) -> None:
+        """Raise ConfigError where an option does not fit a model."""
+        if self.preconditioner == "block" and spec.name == "lightgcn":
+            raise ConfigError(
+                "--preconditioner = block: lightgcn has no blocks of single rows: use diagonal, or auto, which takes it"
+            )
 
     def solve_options(self, damping: float) -> SolveOptions:
         """The options with c = ``damping``."""

@@ -1,14 +1,13 @@
 """jobs/unlearn.py: erase a file of requests from the data and the model of a workspace, as one new version."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -92,6 +91,12 @@ def unlearn(config: UnlearnConfig) -> int:
     return RETRAINING_DUE if result.residual_budget.retraining_due else 0
 
 
+def _still_held(routed: Routed, outcomes: Sequence[Outcome]) -> int:
+    """Erased interactions that had an end which still stands; where both ends are reset nothing of them can be left."""
+    reset = np.concatenate([*(outcome.emptied.numpy() for outcome in outcomes), routed.forgotten])
+    return int((~np.isin(routed.pairs, reset)).any(axis=1).sum())
+
+
 def _report_name(result: BatchResult) -> str:
     """Folder of a report; one of a batch that did nothing must not replace that of the batch which made the version."""
     name = f"unlearn-{result.version_after:06d}"
@@ -103,12 +108,12 @@ class _UnlearnJob:
 
     def __init__(self, config: UnlearnConfig, requests: list[Request], version: Version, started: float) -> None:
         self._config, self._version = config, version
-        self._requests = with_integer_ids(requests, *(pa.types.is_integer(version.ids(t).type) for t in (0, 1)))
+        self._requests = with_integer_ids(requests, version)
         self._started = started
         self._seconds: dict[str, float] = {}
         self._failures: list[str] = []
         manifest, root = version.manifest, version.workspace.root
-        version.model  # noqa: B018  a workspace without a model is refused before anything starts
+        config.check_model(version.model.spec)  # also refuses a workspace without a model before anything starts
         key = load_key(config.key_file or version.workspace.default_key_file, manifest.key_fingerprint)
         ledger = read_ledger(root, manifest.requests, manifest.suppression)
         self._router = Router(version, ledger, key, self._requests)
@@ -178,7 +183,7 @@ class _UnlearnJob:
         return ResidualBudget(
             trained=self._version.trained_interactions,
             spent_before=self._version.model.unsolved_interactions,
-            unsolved=outcomes[0].influence_residual * len(routed.examples) if outcomes else 0.0,
+            unsolved=outcomes[0].influence_residual * _still_held(routed, outcomes) if outcomes else 0.0,
             budget=self._config.residual_budget,
         )
 

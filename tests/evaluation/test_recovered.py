@@ -78,11 +78,12 @@ def test_doing_nothing_recovers_nothing_and_retraining_all() -> None:
     assert 0 < half["low"] < half["high"] < 1
 
 
-def test_where_retraining_wins_nothing_for_certain_there_is_no_interval() -> None:
+def test_where_retraining_wins_nothing_for_certain_there_is_no_share() -> None:
     apart = ORIGINAL + 0.1 * np.random.default_rng(4).normal(size=PAIRS)  # other ranks, not better ones
     share = recovered_shares(ORIGINAL, UNLEARNED, [apart], TEST, TOUCHED, seed=1)["auc"]
-    assert (share["low"], share["high"]) == (None, None)
-    assert share["value"] is not None
+    assert share == {"value": None, "low": None, "high": None}
+    worse = recovered_shares(RETRAINED[0], UNLEARNED, [ORIGINAL], TEST, TOUCHED, seed=1)["auc"]
+    assert worse == {"value": None, "low": None, "high": None}
     same = recovered_shares(ORIGINAL, UNLEARNED, [ORIGINAL], TEST, TOUCHED, seed=1)["auc"]
     assert same == {"value": None, "low": None, "high": None}
 

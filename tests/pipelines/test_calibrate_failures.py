@@ -14,6 +14,7 @@ from ifru_dist.influence.update import Outcome
 from ifru_dist.pipelines import calibrate as pipeline
 from ifru_dist.pipelines.calibrate import calibrate
 from ifru_dist.sharding.worker import Worker
+from ifru_dist.workspace.store import Workspace
 from tests.pipelines.batches import ROWS
 from tests.pipelines.calibrations import GRID, calibrated, config, gaps
 from tests.pipelines.small import SIZES, request_file, small_interactions, small_workspace, tree, whole_item
@@ -35,6 +36,8 @@ def refused(root: Path, error: type[IfruError], *expected: str, **changes: Any) 
     [
         ({"dampings": ()}, "--dampings = (): "),
         ({"dampings": (0.4, 0.0)}, "--dampings = 0.0: "),
+        ({"dampings": (0.0,)}, "--dampings = 0.0: input should be greater than 0"),
+        ({"row_budget": -3}, "--row-budget = -3: input should be 'auto' or 'all', or input should be greater"),
         ({"share": 1.0}, "--share = 1.0: "),
         ({"refine": -1}, "--refine = -1: "),
         ({"max_sample": 0}, "--max-sample = 0: "),
@@ -46,12 +49,31 @@ def test_options_that_cannot_work(tmp_path: Path, changes: dict[str, Any], expec
     refused(tmp_path / "ws", ConfigError, expected, **changes)
 
 
+def test_a_damping_that_is_worse_than_doing_nothing_is_not_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "ws"
+    small_workspace(root)
+    versions = Workspace(root).versions()
+    assert calibrate(config(root, dampings=(1e-6,), refine=0)) == SolveError.exit_code
+    assert Workspace(root).versions() == versions
+    printed = capsys.readouterr().out
+    assert "not kept: see the notes" in printed
+    assert "closer to retraining than doing nothing, so none is kept" in printed
+    assert calibrate(config(root, dampings=(1e-6,), refine=0, dry_run=True)) == 0
+
+
+def test_a_model_without_blocks_refuses_them(tmp_path: Path) -> None:
+    small_workspace(tmp_path / "ws", name="lightgcn")
+    refused(tmp_path / "ws", ConfigError, "--preconditioner = block: lightgcn has no blocks", preconditioner="block")
+
+
 def test_a_workspace_that_cannot_be_calibrated(tmp_path: Path) -> None:
     root = tmp_path / "ws"
     version = small_workspace(root)
     everything = request_file(tmp_path / "all.parquet", *(whole_item(row) for row in range(SIZES[1])))
     refused(root, InputError, "0 of them not excluded", "fewer requests in --exclude", exclude=everything)
-    refused(root, InputError, "does not exist", exclude=tmp_path / "none.csv")
+    refused(root, InputError, "does not exist: check --exclude", exclude=tmp_path / "none.csv")
     with version.workspace.lock("train"):
         refused(root, WorkspaceError, "is in use by job train")
     version.workspace.manifest_path(2).unlink()

@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from ifru_dist.errors import SolveError
-from ifru_dist.pipelines.calibration_curve import CurvePoint, best_point, curve_notes, dampings_between
+from ifru_dist.pipelines.calibration_curve import CurvePoint, best_point, curve_notes, damping_beyond, dampings_between
 
 
 def point(damping: float, gap: float | None, do_nothing: float = 2.0) -> CurvePoint:
@@ -39,6 +39,16 @@ def test_a_best_damping_at_an_end_of_the_grid_is_told_with_the_remedy(best: int,
     ]
     useless = [dataclasses.replace(entry, relative_gap=1.01) for entry in curve]
     assert "closer to retraining than doing nothing" in curve_notes(useless, useless[1])[0]
+
+
+def test_a_grid_is_extended_where_its_best_damping_is_an_end() -> None:
+    falling = [point(0.1, 3.0), point(0.2, 2.0), point(0.8, 1.0)]
+    assert damping_beyond(falling) == pytest.approx(3.2)
+    rising = [point(0.1, 1.0), point(0.2, 2.0), point(0.8, 3.0)]
+    assert damping_beyond(rising) == pytest.approx(0.05)
+    assert damping_beyond([point(0.1, 3.0), point(0.2, 1.0), point(0.8, 2.0)]) is None
+    assert damping_beyond([point(0.1, 3.0)]) is None
+    assert curve_notes([point(0.1, 1.0)], point(0.1, 1.0)) == ["only one damping was tried: give several --dampings"]
 
 
 def test_a_gap_that_is_not_finite_is_never_the_best_in_any_order() -> None:

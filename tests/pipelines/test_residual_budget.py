@@ -79,7 +79,7 @@ def test_past_the_budget_the_batch_is_committed_and_retraining_is_due(
     assert "run jobs/train.py" in (root / "reports" / "unlearn-000004" / "summary.md").read_text()
 
 
-def test_a_batch_that_does_nothing_tells_of_a_spent_budget_and_succeeds(
+def test_a_batch_that_does_nothing_tells_of_a_spent_budget_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "ws"
@@ -87,7 +87,7 @@ def test_a_batch_that_does_nothing_tells_of_a_spent_budget_and_succeeds(
     assert status(root, *BATCH, residual_budget=0) == RETRAINING_DUE
     before = tree(root)
     capsys.readouterr()
-    assert status(root, *BATCH, residual_budget=0) == 0
+    assert status(root, *BATCH, residual_budget=0) == RETRAINING_DUE
     changed = {name for name, content in tree(root).items() if before.get(name, "new") != content}
     folder = "reports/unlearn-000003-nothing-to-do"
     assert changed == {folder, f"{folder}/report.json", f"{folder}/summary.md"}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ifru_dist.pipelines.requests import Request
+from ifru_dist.pipelines.requests import Request, with_integer_ids
 from ifru_dist.pipelines.routing import Routed, Router
 from ifru_dist.sharding.worker import Targets, Worker
 from ifru_dist.workspace.commits import Erasure, commit_erasure
@@ -23,6 +23,7 @@ from tests.pipelines.small import whole_item as item_row
 from tests.pipelines.small import whole_user as user_row
 from tests.sharding.gangs import plans
 from tests.workspace.datasets import erasure, random_dataset, random_embeddings, trained_workspace
+from tests.workspaces import user_id
 
 NONE_YET = Ledger(frozenset(), frozenset())
 ROWS = small_interactions().rows
@@ -332,3 +333,21 @@ def test_what_was_forgotten_is_known_again_by_its_digest(tmp_path: Path) -> None
     assert statuses(routed) == ["duplicate"] * 5 + ["not_found"]
     assert (routed.erases, routed.suppressed) == (False, [])
     assert router_of(later, again, ledger).settled
+
+
+def test_whole_floats_name_integer_ids_and_nothing_else(tmp_path: Path) -> None:
+    """pandas writes integers beside empty cells as floats; ids that are texts keep their dots."""
+    version = small_workspace(tmp_path / "ws")
+    user = str(user_id(3))
+    given = [
+        Request(None, "interaction", f"{user}.0", "i1.0"),
+        Request(None, "user", f"{user}.00", None),
+        Request(None, "user", f"{user}.5", None),
+        Request(None, "user", user, None),
+    ]
+    assert [(request.user, request.item) for request in with_integer_ids(given, version)] == [
+        (user, "i1.0"),
+        (user, None),
+        (f"{user}.5", None),
+        (user, None),
+    ]
