@@ -1,6 +1,7 @@
 """Workspaces for tests: from a case of the dense reference, or from random interactions."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,8 +34,12 @@ def make_workspace(
     spec: ModelSpec,
     partitions: int,
     held_out: Interactions | None = None,
+    options: dict[str, Any] | None = None,
 ) -> Version:
-    """A workspace with data and a model; its key lies beside it. Held-out pairs are training pairs unless given."""
+    """A workspace with data and a model; its key lies beside it. Held-out pairs are training pairs unless given.
+
+    ``options`` say how the model was trained, and so how references of it are: two epochs unless given.
+    """
     workspace = Workspace(root)
     users, items = sizes
     ids = (
@@ -48,7 +53,7 @@ def make_workspace(
         model = NewModel(
             spec=spec,
             source="trained",
-            options={"epochs": 2, "patience": 2, "batch_size": 64, "learning_rate": 1e-3, "seed": 1},
+            options=options or {"epochs": 2, "patience": 2, "batch_size": 64, "learning_rate": 1e-3, "seed": 1},
             seed=1,
             embeddings=embeddings.astype(np.float32),
         )

@@ -43,13 +43,14 @@ def small_workspace(
     partitions: int = 7,
     embeddings: np.ndarray | None = None,
     held_out: Interactions | None = None,
+    options: dict[str, Any] | None = None,
     **spec: Any,
 ) -> Version:
     """Two versions: data and a model with four dimensions (mf unless said otherwise)."""
     if embeddings is None:
         embeddings = np.random.default_rng(8).normal(size=(sum(SIZES), 4))
     model = ModelSpec(**{"dim": 4, "l2": 0.02} | spec)
-    return make_workspace(root, SIZES, small_interactions(), embeddings, model, partitions, held_out)
+    return make_workspace(root, SIZES, small_interactions(), embeddings, model, partitions, held_out, options)
 
 
 def pair(rows: np.ndarray) -> dict[str, Any]:

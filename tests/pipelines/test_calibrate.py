@@ -29,7 +29,7 @@ from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import open_version
 from tests.influence import reference
 from tests.pipelines.batches import MODELS, ROWS, copy, report_of, run
-from tests.pipelines.calibrations import GRID, calibrated, config, gaps
+from tests.pipelines.calibrations import GRID, STATIONARY, UNFINISHED, calibrated, config, gaps, trained_workspace
 from tests.pipelines.generated import generated_workspace
 from tests.pipelines.small import SIZES, pair, request_file, small_interactions, small_workspace, tree
 from tests.sharding.gangs import plans
@@ -51,7 +51,7 @@ def dense_scores(case: reference.Case, present: torch.Tensor, embeddings: np.nda
 
 @MODELS
 def test_the_curve_is_what_unlearning_the_sample_and_retraining_without_it_give(tmp_path: Path, model: str) -> None:
-    before = small_workspace(tmp_path / "ws", name=model, l2=L2)
+    before = trained_workspace(tmp_path / "ws", name=model)
     sample = draw_sample(before, share=0.1, most=20_000, seed=4, exclude=[])
     pairs = sample.sampled.rows
     _, report = calibrated(copy(tmp_path / "ws", tmp_path / "calibrated"), seed=4, **EXACT)
@@ -66,7 +66,7 @@ def test_the_curve_is_what_unlearning_the_sample_and_retraining_without_it_give(
         erased=erased,
         embeddings=torch.from_numpy(before.embeddings()).double(),
         layer_weights=(1.0,) if model == "mf" else (0.5, 0.5),
-        l2=L2,
+        l2=before.model.spec.l2,
         partitions=7,
     )
     options = TrainOptions(**{**before.model.options, "seed": calibration_seed(1, 4)})
@@ -77,8 +77,7 @@ def test_the_curve_is_what_unlearning_the_sample_and_retraining_without_it_give(
 
     original = dense_scores(case, torch.ones_like(erased), before.embeddings(), pairs)
     assert report["gap_do_nothing"] == pytest.approx(np.abs(original - retrained).mean(), rel=1e-5)
-    at_end = min(GRID, key=gaps(report).__getitem__) in (GRID[0], GRID[-1])
-    assert len(report["curve"]) == len(GRID) + (1 if at_end else 2)
+    assert report["gap_do_nothing"] > 0.5  # there is something to unlearn
     for point in report["curve"]:
         root = copy(tmp_path / "ws", tmp_path / str(point["damping"]))
         after = run(root, *map(pair, np.unique(pairs, axis=0)), damping=point["damping"], **EXACT)
@@ -92,6 +91,42 @@ def test_the_curve_is_what_unlearning_the_sample_and_retraining_without_it_give(
     assert len(set(gaps(report).values())) == len(report["curve"])  # they differ, so the choice means something
     assert report["gap"] == min(gaps(report).values())
     assert gaps(report)[report["damping"]] == report["gap"]
+    assert report["gap"] < 0.5 * report["gap_do_nothing"]
+    assert report["usable"] is True
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "grid", "further"),
+    [
+        ("lightgcn", UNFINISHED, (0.2, 0.4), [0.1, 0.05, 0.025]),  # the best of all lies below the grid,
+        ("mf", UNFINISHED, (0.02, 0.04), [0.08, 0.16, 0.32]),  # above it,
+        ("mf", STATIONARY, (0.4, 0.8), [0.2, 0.1, 0.05, 0.025]),  # further below than four values reach,
+        ("mf", UNFINISHED, (0.02, 0.2, 0.8), []),  # and inside it
+    ],
+    ids=["downwards", "upwards", "four times", "never"],
+)
+def test_a_grid_that_ends_too_early_is_extended_until_its_best_lies_inside(
+    tmp_path: Path, model: str, options: TrainOptions, grid: tuple[float, ...], further: list[float]
+) -> None:
+    trained_workspace(tmp_path / "ws", name=model, l2=0.02 if options == UNFINISHED else 0.1, options=options)
+    _, report = calibrated(copy(tmp_path / "ws", tmp_path / "extended"), dampings=grid, refine=1)
+    found = sorted(gaps(report).items())
+    gap = {c: next(gap for damping, gap in found if damping == pytest.approx(c)) for c in (*grid, *further)}
+    tried = sorted(gap)
+    at = tried.index(min(tried, key=gap.__getitem__))
+    between = [(low * high) ** 0.5 for low, high in itertools.pairwise(tried[max(0, at - 1) : at + 2])]
+    assert [damping for damping, _ in found] == pytest.approx(sorted([*tried, *between]))
+    for count, _ in enumerate(further):  # each follows as an end was the best of those before
+        before = sorted([*grid, *further[:count]])
+        assert min(before, key=gap.__getitem__) == (before[0] if further[0] < grid[0] else before[-1])
+    inside = 0 < at < len(tried) - 1
+    assert inside == (len(further) < 4)
+    assert bool(report["notes"]) == (not inside)
+    assert not further or report["gap"] < min(gap[damping] for damping in grid)
+
+    _, report = calibrated(copy(tmp_path / "ws", tmp_path / "as given"), dampings=grid, refine=0)
+    assert list(gaps(report)) == list(grid)
+    assert report["gap"] == min(gap[damping] for damping in grid)
 
 
 SAME = ("rounds", "status", "stationarity", "relative_residual", "objective_change", "influence_residual")
@@ -166,7 +201,7 @@ def test_with_default_options_each_damping_is_solved_bit_for_bit_as_unlearning_s
 def test_the_batch_is_prepared_once_and_updates_are_merged_one_by_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small_workspace(tmp_path / "ws")
+    trained_workspace(tmp_path / "ws")
     events: list[str] = []
     recorded(monkeypatch, SoloWorker, "call", lambda self, method, *arguments: events.append(method))
     recorded(monkeypatch, pipeline, "merged_update", lambda *arguments: events.append("merge"))
@@ -175,7 +210,7 @@ def test_the_batch_is_prepared_once_and_updates_are_merged_one_by_one(
 
 
 def test_the_graph_of_the_kept_examples_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = small_workspace(tmp_path / "ws", name="lightgcn")
+    before = trained_workspace(tmp_path / "ws", name="lightgcn")
     built = recorded(monkeypatch, scoring, "Propagation", lambda edges, *arguments: len(edges))
     calibrated(tmp_path / "ws", seed=4)
     kept = draw_sample(before, share=0.1, most=20_000, seed=4, exclude=[]).kept
@@ -185,7 +220,7 @@ def test_the_graph_of_the_kept_examples_is_built_once(tmp_path: Path, monkeypatc
 def test_the_model_that_judges_the_dampings_is_none_of_those_that_evaluation_trains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small_workspace(tmp_path / "ws")
+    trained_workspace(tmp_path / "ws")
     calibrating = recorded(monkeypatch, pipeline, "train_reference", lambda version, data, seed: seed)
     evaluating = recorded(monkeypatch, references, "train_reference", lambda version, data, seed: seed)
     calibrated(tmp_path / "ws", refine=0)
@@ -205,7 +240,7 @@ def test_only_the_models_calibration_changes_and_unlearning_uses_it(
     tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "ws"
-    before = small_workspace(root, name=model)
+    before = trained_workspace(root, name=model)
     files = tree(root)
     after, report = calibrated(root, newton_steps=1, seed=3)
     assert (after.manifest.version, after.manifest.kind, after.manifest.parent) == (
@@ -242,7 +277,7 @@ def test_only_the_models_calibration_changes_and_unlearning_uses_it(
 
 
 def test_the_same_seed_gives_the_same_calibration(tmp_path: Path) -> None:
-    small_workspace(tmp_path / "ws")
+    trained_workspace(tmp_path / "ws")
     first, again, other = (
         calibrated(copy(tmp_path / "ws", tmp_path / name), seed=seed)[0].model.calibration
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
@@ -253,7 +288,7 @@ def test_the_same_seed_gives_the_same_calibration(tmp_path: Path) -> None:
 
 def test_a_dry_run_reports_and_commits_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "ws"
-    small_workspace(root)
+    trained_workspace(root)
     before = tree(root)
     with Workspace(root).lock("train"):  # it does not wait for another job
         assert calibrate(config(root, dry_run=True)) == 0
@@ -269,7 +304,7 @@ def test_a_dry_run_reports_and_commits_nothing(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_the_report_has_every_key_that_is_documented(tmp_path: Path) -> None:
-    small_workspace(tmp_path / "ws")
+    trained_workspace(tmp_path / "ws")
     _, report = calibrated(tmp_path / "ws", refine=0, output=tmp_path / "ws/reports/calibrate-000003")
     documented = (
         (Path(__file__).parents[2] / "docs" / "reports.md").read_text().split("## calibrate")[1].split("\n## ")[0]
@@ -290,11 +325,13 @@ def test_the_report_has_every_key_that_is_documented(tmp_path: Path) -> None:
 @MODELS
 @pytest.mark.usefixtures("on_local_ray")
 def test_any_number_of_workers_finds_the_same_bit_for_bit(tmp_path: Path, model: str) -> None:
-    small_workspace(tmp_path / "ws", name=model)
+    trained_workspace(tmp_path / "ws", name=model, l2=0.02, options=UNFINISHED)
+    grid = (0.01, 0.05, 0.4)  # the best lies inside, so that what is added to the grid is its refinement
     found = [
-        calibrated(copy(tmp_path / "ws", tmp_path / str(workers)), workers=workers, row_budget=55)
+        calibrated(copy(tmp_path / "ws", tmp_path / str(workers)), dampings=grid, workers=workers, row_budget=55)
         for workers in (0, 1, 2)
     ]
+    assert len(found[0][1]["curve"]) == len(grid) + 2
     for version, report in found[1:]:
         assert version.model == found[0][0].model
         for key in ("curve", "damping", "gap", "gap_do_nothing", "logloss_sample", "sample", "notes"):

@@ -15,8 +15,8 @@ from ifru_dist.pipelines import calibrate as pipeline
 from ifru_dist.pipelines.calibrate import calibrate
 from ifru_dist.sharding.worker import Worker
 from ifru_dist.workspace.store import Workspace
-from tests.pipelines.batches import ROWS
-from tests.pipelines.calibrations import GRID, calibrated, config, gaps
+from tests.pipelines.batches import ROWS, report_of
+from tests.pipelines.calibrations import GRID, calibrated, config, gaps, trained_workspace
 from tests.pipelines.small import SIZES, request_file, small_interactions, small_workspace, tree, whole_item
 
 
@@ -60,6 +60,9 @@ def test_a_damping_that_is_worse_than_doing_nothing_is_not_kept(
     printed = capsys.readouterr().out
     assert "not kept: see the notes" in printed
     assert "closer to retraining than doing nothing, so none is kept" in printed
+    report = report_of(root, "calibrate-000002")
+    assert (report["version_before"], report["version_after"], report["usable"]) == (2, 2, False)
+    assert report["gap"] >= report["gap_do_nothing"]
     assert calibrate(config(root, dampings=(1e-6,), refine=0, dry_run=True)) == 0
 
 
@@ -137,11 +140,11 @@ def test_a_damping_whose_update_is_not_finite_is_left_out_and_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     spoil(monkeypatch, lambda damping: NOT_FINITE[what] if damping < 0.4 else {})
-    small_workspace(tmp_path / "ws")
+    trained_workspace(tmp_path / "ws")
     version, report = calibrated(tmp_path / "ws", refine=0)
     assert [entry["status"] == "not_finite" for entry in report["curve"]] == [True, False, False]
     assert [entry["gap"] is None for entry in report["curve"]] == [True, False, False]
-    assert version.model.calibration.damping >= 0.4
+    assert version.model.calibration.damping == 0.4  # the smallest of those that are left is the best
 
 
 def test_updates_of_which_none_is_finite_are_refused_before_anything_is_retrained(
@@ -157,30 +160,32 @@ def test_a_damping_without_a_usable_update_is_left_out_and_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(monkeypatch, lambda damping: {"status": "no_descent"} if damping < 0.4 else {})
-    small_workspace(tmp_path / "ws")
+    trained_workspace(tmp_path / "ws")
     version, report = calibrated(tmp_path / "ws")
     first = report["curve"][0]
     assert (first["damping"], first["status"]) == (0.2, "no_descent")
     assert first["gap"] is first["relative_gap"] is first["logloss_sample"] is None
     assert all(gap is not None for damping, gap in gaps(report).items() if damping >= 0.4)
-    assert version.model.calibration.damping >= 0.4
+    assert version.model.calibration.damping == 0.4  # the smallest of those that are left is the best
 
 
+@pytest.mark.parametrize("extensions", [0, 1, 4], ids=["at the first extension", "at the second", "at the refinement"])
 def test_workers_that_do_not_come_back_after_the_retraining_cost_the_refinement_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], extensions: int
 ) -> None:
     run_on_workers, calls = pipeline.run_on_workers, []
 
-    def once(*arguments: Any) -> Any:
+    def at_first(*arguments: Any) -> Any:
         calls.append(arguments)
-        if len(calls) > 1:
+        if len(calls) > 1 + extensions:
             raise GangError("the cluster has no room")
         return run_on_workers(*arguments)
 
-    monkeypatch.setattr(pipeline, "run_on_workers", once)
-    small_workspace(tmp_path / "ws")
+    monkeypatch.setattr(pipeline, "run_on_workers", at_first)
+    trained_workspace(tmp_path / "ws")
     version, report = calibrated(tmp_path / "ws")
-    assert len(calls) == 2
-    assert list(gaps(report)) == list(GRID)
-    assert version.model.calibration.damping == min(GRID, key=gaps(report).__getitem__)
+    assert len(calls) == 2 + extensions
+    tried = sorted([*GRID, *(GRID[0] / 2**k for k in range(1, 1 + extensions))])
+    assert list(gaps(report)) == pytest.approx(tried)
+    assert version.model.calibration.damping == min(gaps(report), key=gaps(report).__getitem__)
     assert "note: the best damping was not refined: the cluster has no room" in capsys.readouterr().out

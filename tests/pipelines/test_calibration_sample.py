@@ -8,7 +8,7 @@ from ifru_dist.interactions import Interactions
 from ifru_dist.pipelines.calibration_sample import draw_sample
 from ifru_dist.pipelines.requests import Request
 from tests.pipelines.batches import ROWS, run
-from tests.pipelines.calibrations import calibrated
+from tests.pipelines.calibrations import calibrated, trained_workspace
 from tests.pipelines.small import (
     BUSY,
     SIZES,
@@ -62,7 +62,7 @@ def test_what_was_erased_and_what_requests_name_stays_out_of_the_sample(tmp_path
 
 
 def test_requests_to_exclude_are_read_from_the_file(tmp_path: Path) -> None:
-    small_workspace(tmp_path / "ws")
+    trained_workspace(tmp_path / "ws")
     requests = request_file(tmp_path / "requests.parquet", whole_user(BUSY), pair(ROWS[50]))
     _, report = calibrated(tmp_path / "ws", exclude=requests)
     data = small_interactions()

@@ -19,8 +19,8 @@ from ifru_dist.workspace.keys import create_key
 from ifru_dist.workspace.manifest import decode, encode
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import Version, open_version
-from tests.pipelines.batches import BATCH, ERASED, MODELS, ROWS, config, report_of, run
-from tests.pipelines.small import SIZES, pair, request_file, small_workspace, tree, whole_item
+from tests.pipelines.batches import BATCH, ERASED, MODELS, ROWS, config, copy, report_of, run
+from tests.pipelines.small import LONER, SIZES, pair, request_file, small_workspace, tree, whole_item
 
 STREAM = ([pair(ROWS[100]), pair(ROWS[101])], BATCH[1:], [pair(ROWS[150])])
 """Three batches; none of them names what another does."""
@@ -31,9 +31,16 @@ def status(root: Path, *rows: dict[str, Any], **changes: Any) -> int:
 
 
 def unsolved(root: Path, version: int) -> float:
-    """What a batch left unsolved, by its report."""
+    """What a batch left unsolved: the share its report tells, of the erased interactions that had an end which stays.
+
+    An end stays where an interaction is left at it; all other ends of erased interactions are reset.
+    """
+    before, after = (open_version(Workspace(root), number) for number in (version - 1, version))
+    gone = np.isin(np.arange(len(ROWS)), after.erased_ids()) & ~np.isin(np.arange(len(ROWS)), before.erased_ids())
+    stays = np.bincount(after.train().rows.ravel(), minlength=sum(SIZES)) > 0
     report = report_of(root, f"unlearn-{version:06d}")
-    return report["influence_residual"] * report["interactions_erased"]
+    assert report["interactions_erased"] == gone.sum()
+    return report["influence_residual"] * int((stays[ROWS[gone, 0]] | stays[ROWS[gone, 1]]).sum())
 
 
 @MODELS
@@ -113,6 +120,33 @@ def test_what_needs_no_solve_leaves_nothing_unsolved(tmp_path: Path) -> None:
     after = open_version(Workspace(root))
     assert (after.manifest.version, after.model.unsolved_interactions) == (3, 0.0)
     assert report_of(root, "unlearn-000003")["residual_budget"]["spent_after"] == 0.0
+
+
+@MODELS
+def test_nothing_is_left_of_an_interaction_whose_two_ends_are_reset(tmp_path: Path, model: str) -> None:
+    root = tmp_path / "ws"
+    small_workspace(root, name=model)
+    item = ROWS[ROWS[:, 0] == LONER][0, 1]
+    others = ROWS[(ROWS[:, 1] == item) & (ROWS[:, 0] != LONER)]
+    first = run(root, *map(pair, np.unique(others, axis=0)))  # now the user and the item have only each other
+    left, other = first.train().rows, ROWS[100]
+    assert ((left == [LONER, item]).any(axis=1)).sum() == ((left == [LONER, item]).all(axis=1)).sum() == 1
+    assert other[1] != item
+
+    def spent(name: str, *rows: np.ndarray) -> tuple[float, dict[str, Any]]:
+        after = run(copy(root, tmp_path / name), *map(pair, rows))
+        return after.model.unsolved_interactions - first.model.unsolved_interactions, report_of(
+            tmp_path / name, "unlearn-000004"
+        )
+
+    both = np.array([LONER, item])
+    alone, report = spent("alone", both)
+    assert (alone, report["interactions_erased"], report["subgraph"]["rows_reset"]) == (0.0, 1, 2)
+    together, report = spent("together", both, other)
+    more = int((left == other).all(axis=1).sum())
+    assert (report["interactions_erased"], report["subgraph"]["rows_reset"]) == (1 + more, 2)
+    assert together == pytest.approx(report["influence_residual"] * more)
+    assert report["influence_residual"] > 0.01  # the difference shows
 
 
 def test_the_budget_is_a_share_of_what_the_model_was_trained_on() -> None:
