@@ -144,7 +144,7 @@ class _CalibrateJob:
         """Find the damping and commit it; returns the report (docs/reports.md says what each key means)."""
         curve = self._curve()
         best, before = best_point(curve), self._version.manifest.version
-        after, usable = before, best.relative_gap is None or best.relative_gap < 1
+        after, usable = before, best.gap is not None and best.gap < self._gap(self._original)
         if usable and not self._config.dry_run:
             after = commit_calibration(self._version, self._calibration(best)).version
         return {

@@ -61,7 +61,8 @@ def damping_beyond(curve: Sequence[CurvePoint]) -> float | None:
     tried, best = [point.damping for point in curve], best_point(curve).damping
     if len(tried) < 2 or best not in (tried[0], tried[-1]):
         return None
-    return tried[0] ** 2 / tried[1] if best == tried[0] else tried[-1] ** 2 / tried[-2]
+    further = tried[0] * (tried[0] / tried[1]) if best == tried[0] else tried[-1] * (tried[-1] / tried[-2])
+    return further if 0 < further < math.inf else None
 
 
 def curve_notes(curve: Sequence[CurvePoint], best: CurvePoint) -> list[str]:

@@ -51,7 +51,7 @@ def copies(tmp_path: Path, model: str) -> Iterator[tuple[int, Path]]:
 def test_no_gang_and_gangs_of_1_2_and_3_make_the_same_version_bit_for_bit(tmp_path: Path, model: str) -> None:
     manifests, trees, reports = [], [], []
     for workers, root in copies(tmp_path, model):
-        after = run(root, *BATCH, workers=workers, row_budget=55)
+        after = run(root, *BATCH, workers=workers, importance="degree", row_budget=55)
         manifests.append(timeless(after.manifest))
         reports.append(report_of(root, "unlearn-000003"))
         files = tree(root)
