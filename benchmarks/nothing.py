@@ -16,7 +16,6 @@ from benchmarks.protocol import BOOKCROSSING
 from benchmarks.trial import Setting, Trial
 from ifru_dist.influence.damping import DEFAULT_DAMPING
 from ifru_dist.influence.options import SolveOptions
-from ifru_dist.sharding.placement import assign_partitions
 from ifru_dist.sharding.solo import solo_worker
 from ifru_dist.sharding.worker import WorkerPlan
 from ifru_dist.workspace.store import Workspace
@@ -45,7 +44,7 @@ def bits_changed(version: Version, examples: NDArray[np.int64]) -> int:
     before = version.embeddings()
     after = before.copy()
     options = SolveOptions(damping=DEFAULT_DAMPING)
-    with solo_worker(_plan(version)) as worker:
+    with solo_worker(WorkerPlan.for_version(version, 1)) as worker:
         outcome = worker.call("solve", examples, options)[0]
     after[outcome.rows.numpy()] = outcome.values.numpy().astype(np.float32)
     return int(np.bitwise_count(before.view(np.uint32) ^ after.view(np.uint32)).sum())
@@ -60,21 +59,6 @@ def file_digests(root: Path) -> dict[str, str]:
 def files_changed(before: dict[str, str], after: dict[str, str]) -> int:
     """Files that are new, gone or other than they were."""
     return len(dict(before.items() ^ after.items()))
-
-
-def _plan(version: Version) -> WorkerPlan:
-    """One worker that owns all."""
-    owned = assign_partitions(version.partition_edges(), 1)
-    return WorkerPlan(
-        workspace=version.workspace.root,
-        version=version.manifest.version,
-        digest=version.workspace.digest(version.manifest.version),
-        owned=tuple(tuple(partitions) for partitions in owned),
-        rank=0,
-        device="cpu",
-        threads=1,
-        timeout_s=60.0,
-    )
 
 
 NOTHING_PART = Part(

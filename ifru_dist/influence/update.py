@@ -35,34 +35,8 @@ _MARGIN = 0.5
 """Rows enter until the rest is this far under the tolerance: those that enter raise the rest a little as they move."""
 
 
-def unlearn_batch(
-    shard: Shard,
-    erased: Tensor,
-    model: Model,
-    communicator: Communicator,
-    kernels: Kernels,
-    options: SolveOptions,
-    partitions: int,
-) -> Outcome:
-    """Solve one batch; all workers make this call together.
-
-    Args:
-        shard: This worker's rows before the batch.
-        erased: (e,) bool: the shard's edges whose examples go.
-        model: Score, loss and regulariser.
-        communicator: Exchanges with the other workers.
-        kernels: Edge loops.
-        options: How to solve.
-        partitions: Virtual partitions, the unit in which sums are formed.
-
-    Returns:
-        This worker's rows and the common figures. An outcome whose status is not usable must not be committed.
-    """
-    return Batch(shard, erased, model, communicator, kernels, options, partitions).solve(options.damping)
-
-
 class Batch:
-    """One batch on one worker: what does not depend on the damping is prepared once."""
+    """One batch on one worker, prepared once for any damping. All workers make the same calls."""
 
     def __init__(
         self,
@@ -74,7 +48,17 @@ class Batch:
         options: SolveOptions,
         partitions: int,
     ) -> None:
-        """Select the first round's rows and prepare their examples; the arguments are those of ``unlearn_batch``."""
+        """Select the first round's rows and prepare their examples.
+
+        Args:
+            shard: This worker's rows before the batch.
+            erased: (e,) bool: the shard's edges whose examples go.
+            model: Score, loss and regulariser.
+            communicator: Exchanges with the other workers.
+            kernels: Edge loops.
+            options: How to solve; ``solve`` is given the damping.
+            partitions: Virtual partitions, the unit in which sums are formed.
+        """
         self._clock = self._prepared = _Clock()
         sent = communicator.bytes_sent
         self._shard, self._erased, self._options, self._communicator = shard, erased, options, communicator
@@ -92,7 +76,11 @@ class Batch:
         self._bytes_prepared = communicator.bytes_sent - sent
 
     def solve(self, damping: float) -> Outcome:
-        """Rounds of Newton steps with c = ``damping``, then the certificate."""
+        """Rounds of Newton steps with c = ``damping``, then the certificate.
+
+        Returns:
+            This worker's rows and the common figures. An outcome whose status is not usable must not be committed.
+        """
         self._clock, sent = self._prepared.copy(), self._communicator.bytes_sent
         anchor, rounds = row_damping(damping, self._shard.degrees), list[Round]()
         current = self._stage(self._selected, self._objective, anchor)

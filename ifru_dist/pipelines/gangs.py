@@ -11,7 +11,6 @@ from ifru_dist.errors import ConfigError
 from ifru_dist.pipelines.progress import say
 from ifru_dist.pipelines.ray_session import ray_session
 from ifru_dist.sharding.gang import GangOptions, plans_for, with_gang
-from ifru_dist.sharding.placement import assign_partitions
 from ifru_dist.sharding.policy import Failure
 from ifru_dist.sharding.solo import WorkerGroup, solo_worker
 from ifru_dist.sharding.worker import WorkerPlan
@@ -48,7 +47,8 @@ def run_on_workers(
         IfruError: as a worker raised it.
         GangError: the workers could not be started, or failed too often.
     """
-    plan = _plan(version, flags)
+    device = "cuda" if flags.gpus_per_worker else "cpu"
+    plan = WorkerPlan.for_version(version, max(flags.workers, 1), device=device, timeout_s=flags.collective_timeout_s)
     if flags.workers == 0:
         _require_device(flags)
         say(f"loading version {version.manifest.version} into this process")
@@ -67,18 +67,3 @@ def _require_device(flags: GangFlags) -> None:
             "--gpus-per-worker = 1 with --workers 0: this process sees no CUDA device: leave --gpus-per-worker out, or "
             "use workers on a cluster that has GPUs"
         )
-
-
-def _plan(version: Version, flags: GangFlags) -> WorkerPlan:
-    """The plan of rank 0."""
-    owned = assign_partitions(version.partition_edges(), max(flags.workers, 1))
-    return WorkerPlan(
-        workspace=version.workspace.root,
-        version=version.manifest.version,
-        digest=version.workspace.digest(version.manifest.version),
-        owned=tuple(tuple(partitions) for partitions in owned),
-        rank=0,
-        device="cuda" if flags.gpus_per_worker else "cpu",
-        threads=1,
-        timeout_s=flags.collective_timeout_s,
-    )

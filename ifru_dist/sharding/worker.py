@@ -5,6 +5,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from ifru_dist.influence.shard import Shard, edges_of
 from ifru_dist.influence.update import Batch
 from ifru_dist.models.factory import build_model
 from ifru_dist.sharding.communicator import GangCommunicator, join_group
-from ifru_dist.sharding.placement import ownership_of
+from ifru_dist.sharding.placement import assign_partitions, ownership_of
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import Version, open_version
 
@@ -45,6 +46,21 @@ class WorkerPlan:
     def world_size(self) -> int:
         """Workers in the gang."""
         return len(self.owned)
+
+    @classmethod
+    def for_version(cls, version: Version, workers: int, *, device: str = "cpu", timeout_s: float = 30) -> Self:
+        """The plan of rank 0, with the partitions spread over the workers by their edges."""
+        owned = assign_partitions(version.partition_edges(), workers)
+        return cls(
+            workspace=version.workspace.root,
+            version=version.manifest.version,
+            digest=version.workspace.digest(version.manifest.version),
+            owned=tuple(tuple(partitions) for partitions in owned),
+            rank=0,
+            device=device,
+            threads=1,
+            timeout_s=timeout_s,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,12 @@ import torch
 from torch import Tensor
 
 from ifru_dist.influence.communicator import LocalCommunicator
+from ifru_dist.influence.kernels import Kernels
+from ifru_dist.influence.kernels_numba import NumbaKernels
+from ifru_dist.influence.options import SolveOptions
+from ifru_dist.influence.outcome import Outcome
 from ifru_dist.influence.shard import Shard
+from ifru_dist.influence.update import Batch
 from ifru_dist.models.losses import BinaryCrossEntropy
 from tests.influence.reference import Case
 
@@ -52,3 +57,18 @@ def shard_of(case: Case, partitions: list[int] | None = None) -> tuple[Shard, Te
 def communicator_of(shard: Shard) -> LocalCommunicator:
     """The exchanges of a single worker."""
     return LocalCommunicator(shard.rows)
+
+
+def unlearn(case: Case, options: SolveOptions, kernels: Kernels | None = None) -> Outcome:
+    """A case solved by a single worker."""
+    shard, erased = shard_of(case)
+    communicator, kernels = communicator_of(shard), kernels or NumbaKernels()
+    batch = Batch(shard, erased, DotProduct(case), communicator, kernels, options, case.partitions)
+    return batch.solve(options.damping)
+
+
+def after(case: Case, outcome: Outcome) -> Tensor:
+    """All embeddings after a batch, emptied rows as they were."""
+    embeddings = case.embeddings.clone()
+    embeddings[outcome.rows] = outcome.values
+    return embeddings

@@ -8,12 +8,9 @@ import scipy.optimize
 import torch
 from torch import Tensor
 
-from ifru_dist.influence.kernels_numba import NumbaKernels
 from ifru_dist.influence.options import REMEDIES, USABLE, SolveOptions
-from ifru_dist.influence.outcome import Outcome
-from ifru_dist.influence.update import unlearn_batch
 from tests.influence import reference
-from tests.influence.local import DotProduct, communicator_of, shard_of
+from tests.influence.local import after, unlearn
 from tests.influence.reference import CASES, Case
 
 EACH_CASE = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
@@ -32,20 +29,6 @@ def options(**changes: object) -> SolveOptions:
         "storage_dtype": torch.float64,
     }
     return SolveOptions(**{**values, **changes})
-
-
-def unlearn(case: Case, chosen: SolveOptions) -> Outcome:
-    shard, erased = shard_of(case)
-    return unlearn_batch(
-        shard, erased, DotProduct(case), communicator_of(shard), NumbaKernels(), chosen, case.partitions
-    )
-
-
-def after(case: Case, outcome: Outcome) -> Tensor:
-    """All embeddings after a batch, emptied rows as they were."""
-    embeddings = case.embeddings.clone()
-    embeddings[outcome.rows] = outcome.values
-    return embeddings
 
 
 def minimum(case: Case, rows: Tensor, damping: float) -> Tensor:

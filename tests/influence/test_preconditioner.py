@@ -10,9 +10,8 @@ from ifru_dist.influence.kernels_numba import NumbaKernels
 from ifru_dist.influence.kernels_torch import TorchKernels
 from ifru_dist.influence.options import SolveOptions
 from ifru_dist.influence.preconditioner import Blocks, Diagonal, make_preconditioner
-from ifru_dist.influence.update import unlearn_batch
 from tests.influence import reference
-from tests.influence.local import DotProduct, communicator_of, shard_of
+from tests.influence.local import DotProduct, communicator_of, shard_of, unlearn
 from tests.influence.reference import CASES, Case, random_case
 
 KERNELS = pytest.mark.parametrize("kernels", [NumbaKernels(), TorchKernels()], ids=["numba", "torch"])
@@ -88,12 +87,8 @@ def test_blocks_save_iterations_where_the_diagonal_is_a_poor_guide() -> None:
     case.embeddings[:, 1:] += 3 * case.embeddings[:, :1]  # coordinates that go together
     counts = {}
     for kind in ("diagonal", "block"):
-        shard, erased = shard_of(case)
         options = SolveOptions(damping=0.01, newton_steps=1, row_budget=0, preconditioner=kind, solver_tolerance=1e-6)
-        outcome = unlearn_batch(
-            shard, erased, DotProduct(case), communicator_of(shard), NumbaKernels(), options, case.partitions
-        )
-        counts[kind] = outcome.iterations[0]
+        counts[kind] = unlearn(case, options).iterations[0]
     assert counts["block"] < 0.7 * counts["diagonal"]
 
 

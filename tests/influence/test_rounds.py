@@ -11,11 +11,9 @@ from ifru_dist.influence.direct import DirectObjective
 from ifru_dist.influence.importance import select_by_step
 from ifru_dist.influence.kernels_numba import NumbaKernels
 from ifru_dist.influence.options import AUTO_ROWS, SolveOptions
-from ifru_dist.influence.outcome import Outcome
 from ifru_dist.influence.propagated import PropagatedObjective
-from ifru_dist.influence.update import unlearn_batch
 from tests.influence import reference
-from tests.influence.local import DotProduct, communicator_of, shard_of
+from tests.influence.local import DotProduct, after, communicator_of, shard_of, unlearn
 from tests.influence.reference import CASES, Case, random_case
 
 DAMPING = 4.0
@@ -35,13 +33,6 @@ def options(**changes: object) -> SolveOptions:
         "storage_dtype": torch.float64,
     }
     return SolveOptions(**{**values, **changes})
-
-
-def unlearn(case: Case, chosen: SolveOptions) -> Outcome:
-    shard, erased = shard_of(case)
-    return unlearn_batch(
-        shard, erased, DotProduct(case), communicator_of(shard), NumbaKernels(), chosen, case.partitions
-    )
 
 
 def few_erased(case: Case) -> Case:
@@ -150,7 +141,7 @@ def test_rounds_end_when_the_rest_is_under_the_tolerance(case: Case) -> None:
     assert left == sorted(left, reverse=True)
     assert left[-1] <= 0.02 < left[-2]
     assert outcome.rounds[-1].kept
-    expected = reference.residual(case, _after(case, outcome))
+    expected = reference.residual(case, after(case, outcome))
     solved = ~reference.endpoint_masks(case)[1]
     start = reference.residual(case, case.embeddings)[solved].norm()
     assert outcome.influence_residual == pytest.approx(float(expected[solved].norm() / start), rel=1e-7)
@@ -182,8 +173,8 @@ def test_other_rows_of_the_same_batch_see_the_same_points(case: Case) -> None:
 def test_every_end_is_what_it_says(case: Case, damping: float, tolerance: float) -> None:
     """A converged update has its gradient under the tolerance, and no update leaves more than the round before it."""
     outcome = unlearn(few_erased(case), options(damping=damping, tolerance=tolerance))
-    after = _after(case, outcome)
-    gradient = torch.func.grad(reference.tilted, argnums=1)(few_erased(case), after, damping)
+    moved = after(case, outcome)
+    gradient = torch.func.grad(reference.tilted, argnums=1)(few_erased(case), moved, damping)
     solved = ~reference.endpoint_masks(few_erased(case))[1]
     start = float(reference.residual(few_erased(case), case.embeddings)[solved].norm())
     if outcome.status == "converged":
@@ -233,7 +224,7 @@ def test_a_round_that_leaves_more_outside_is_taken_back() -> None:
             continue
         taken_back += 1
         before = unlearn(case, options(damping=0.05, newton_steps=1, row_budget=outcome.rounds[-2].rows))
-        assert torch.equal(_after(case, outcome), _after(case, before))
+        assert torch.equal(after(case, outcome), after(case, before))
     assert taken_back > 0
 
 
@@ -249,10 +240,3 @@ def test_an_automatic_budget_looks_at_how_unfinished_training_was() -> None:
     assert late.stationarity < 1e-3
     assert len(late.rounds) > 1
     assert pinned < late.rounds[-1].rows <= AUTO_ROWS * pinned
-
-
-def _after(case: Case, outcome: Outcome) -> torch.Tensor:
-    """All embeddings after a batch, emptied rows as they were."""
-    embeddings = case.embeddings.clone()
-    embeddings[outcome.rows] = outcome.values
-    return embeddings

@@ -15,9 +15,8 @@ from ifru_dist.influence.newton import TiltedObjective
 from ifru_dist.influence.options import SolveOptions
 from ifru_dist.influence.propagated import PropagatedObjective
 from ifru_dist.influence.reduction import Reduction
-from ifru_dist.influence.update import unlearn_batch
 from tests.influence import reference
-from tests.influence.local import DotProduct, communicator_of, shard_of
+from tests.influence.local import DotProduct, communicator_of, shard_of, unlearn
 from tests.influence.reference import CASES, Case
 
 KERNELS = pytest.mark.parametrize("kernels", [NumbaKernels(), TorchKernels()], ids=["numba", "torch"])
@@ -104,10 +103,7 @@ def test_mf_diagonal_is_exact(case: Case) -> None:
 @KERNELS
 @pytest.mark.parametrize("hops", [0, 1])
 def test_update_equals_dense_solve(case: Case, kernels: Kernels, hops: int) -> None:
-    shard, erased = shard_of(case)
-    outcome = unlearn_batch(
-        shard, erased, DotProduct(case), communicator_of(shard), kernels, options(hops=hops), case.partitions
-    )
+    outcome = unlearn(case, options(hops=hops), kernels)
     kept_endpoints, emptied = reference.endpoint_masks(case)
     reached = (reference.importance(case, hops) > 0) & ~emptied
     expected = reference.newton(case, reached, damping=0.3, steps=2)
@@ -140,16 +136,8 @@ def test_selection_is_endpoints_then_the_most_important(case: Case, budget: int)
 
 @EACH_CASE
 def test_erasing_nothing_changes_nothing(case: Case) -> None:
-    shard, erased = shard_of(case)
-    outcome = unlearn_batch(
-        shard,
-        torch.zeros_like(erased),
-        DotProduct(case),
-        communicator_of(shard),
-        NumbaKernels(),
-        options(hops=1),
-        case.partitions,
-    )
+    nothing = dataclasses.replace(case, erased=torch.zeros_like(case.erased))
+    outcome = unlearn(nothing, options(hops=1))
     assert len(outcome.rows) == 0
     assert len(outcome.emptied) == 0
     assert outcome.influence_residual == 0
@@ -163,16 +151,7 @@ def test_an_erasure_without_influence_divides_by_nothing(case: Case) -> None:
     label = torch.ones(len(pairs), dtype=torch.float64)
     for erased in (torch.zeros(len(pairs), dtype=torch.bool), (pairs == alone).all(1)):
         changed = dataclasses.replace(case, pairs=pairs, label=label, erased=erased, layer_weights=(1.0,))
-        shard, goes = shard_of(changed)
-        outcome = unlearn_batch(
-            shard,
-            goes,
-            DotProduct(changed),
-            communicator_of(shard),
-            NumbaKernels(),
-            options(importance="step", row_budget="all", newton_steps=None),
-            case.partitions,
-        )
+        outcome = unlearn(changed, options(importance="step", row_budget="all", newton_steps=None))
         assert outcome.status == "converged"
         assert outcome.influence_residual == 0
         assert len(outcome.emptied) == 2 * int(erased.sum())
@@ -191,17 +170,8 @@ def test_emptied_row_is_an_endpoint_of_its_own_kind() -> None:
 @EACH_CASE
 def test_products_on_float32_embeddings_change_the_update_by_little(case: Case) -> None:
     """Residuals stay float64, so after some Newton steps nothing is left of the matrix's rounding."""
-    shard, erased = shard_of(case)
     exact, rounded = (
-        unlearn_batch(
-            shard,
-            erased,
-            DotProduct(case),
-            communicator_of(shard),
-            NumbaKernels(),
-            options(newton_steps=12, solver_tolerance=1e-6, product_dtype=dtype, damping=2.0),
-            case.partitions,
-        )
+        unlearn(case, options(newton_steps=12, solver_tolerance=1e-6, product_dtype=dtype, damping=2.0))
         for dtype in (torch.float64, torch.float32)
     )
     torch.testing.assert_close(rounded.values, exact.values, rtol=1e-6, atol=1e-7)
