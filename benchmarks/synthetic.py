@@ -2,7 +2,8 @@
 
 What is planted: every user and item has a bias and a factor, and their dot product decides, with logistic noise, how a
 user rates an item. Item popularity follows Zipf's law and user activity is log-normal. Ratings above 5 have the
-probability sigmoid(planted score), so a threshold at 5 gives labels that a factor model can learn.
+probability sigmoid(planted score), so a threshold at 5 gives labels that a factor model can learn. With --hours a third
+field decides, too: every hour has a bias, and a factor that meets one of the item's.
 
     python -m benchmarks.synthetic --interactions 200000 --seed 7 --output interactions.parquet
 """
@@ -23,6 +24,7 @@ from ifru_dist.errors import ConfigError
 _FACTORS = 4
 _FACTOR_STD = 0.95  # of one coordinate: a dot product of 4 then has a standard deviation of 1.8
 _BIAS_STD = 0.7
+_HOUR_FACTOR_STD = 0.7
 _ACTIVITY_SIGMA = 1.0
 _RATING_PER_LOGIT = 1.2
 _FIRST_SECOND = 1_577_836_800  # 2020-01-01 UTC
@@ -32,7 +34,10 @@ _MAX_ROUNDS = 20  # of drawing pairs with replacement, until enough of them are 
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticConfig:
-    """Generate interactions with planted preferences, as Parquet with columns user, item, rating, timestamp."""
+    """Generate interactions with planted preferences, as Parquet with columns user, item, rating, timestamp.
+
+    With --hours there is a column hour, too.
+    """
 
     output: Path
     """File to write."""
@@ -44,6 +49,8 @@ class SyntheticConfig:
     """Items; the least popular may end without an interaction."""
     popularity_exponent: Annotated[float, Field(ge=0, le=2)] = 1.0
     """The item of popularity rank r is drawn with a probability proportional to r ** -exponent."""
+    hours: Annotated[int, Field(ge=0)] = 0
+    """Values of a further column hour, for models of more than two fields; 0: no such column."""
     seed: Annotated[int, Field(ge=0)] = 1
     """Seed of everything that is drawn."""
 
@@ -60,7 +67,7 @@ def generate(config: SyntheticConfig) -> None:
 
 
 def interactions(config: SyntheticConfig) -> pd.DataFrame:
-    """Columns user, item (int64), rating (1 to 10) and timestamp (seconds); in order of time, no pair twice.
+    """Columns user, item (int64), rating (1 to 10), timestamp (seconds), perhaps hour; in order of time, no pair twice.
 
     Raises:
         ConfigError: more interactions are asked for than users and items of such skew can have.
@@ -68,7 +75,9 @@ def interactions(config: SyntheticConfig) -> pd.DataFrame:
     rng = np.random.default_rng(config.seed)
     users, items = _distinct_pairs(config, rng)
     logits = _planted_scores(config, users, items, rng) + rng.logistic(size=config.interactions)
-    return pd.DataFrame(
+    hours, effects = _planted_hours(config, items) if config.hours else (None, 0.0)
+    logits += effects
+    logs = pd.DataFrame(
         {
             "user": users,
             "item": items,
@@ -76,6 +85,7 @@ def interactions(config: SyntheticConfig) -> pd.DataFrame:
             "timestamp": np.sort(rng.integers(_FIRST_SECOND, _FIRST_SECOND + _SPAN_S, config.interactions)),
         }
     )
+    return logs if hours is None else logs.assign(hour=hours)
 
 
 def _distinct_pairs(config: SyntheticConfig, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -113,6 +123,18 @@ def _planted_scores(
     for factor in range(_FACTORS):  # one at a time, so that no (interactions, factors) array is needed
         scores += user_factors[users, factor] * item_factors[items, factor]
     return scores
+
+
+def _planted_hours(config: SyntheticConfig, items: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Hours (interactions,) and what they add to the planted scores; all else is as without hours."""
+    rng = np.random.default_rng([config.seed, 1])
+    hours = rng.integers(0, config.hours, config.interactions)
+    effects = rng.normal(scale=_BIAS_STD, size=config.hours)[hours]
+    hour_factors = rng.normal(scale=_HOUR_FACTOR_STD, size=(config.hours, _FACTORS))
+    item_factors = rng.normal(scale=_HOUR_FACTOR_STD, size=(config.items, _FACTORS))
+    for factor in range(_FACTORS):
+        effects += hour_factors[hours, factor] * item_factors[items, factor]
+    return hours, effects
 
 
 if __name__ == "__main__":

@@ -7,6 +7,9 @@ import numpy as np
 import pyarrow as pa
 
 from ifru_dist.interactions import Interactions
+from ifru_dist.models.base import dense_parameters
+from ifru_dist.models.factory import build_model
+from ifru_dist.models.parameters import Parameters
 from ifru_dist.models.spec import ModelSpec
 from ifru_dist.workspace.commits import NewModel, commit_model
 from ifru_dist.workspace.dataset import Dataset, write_dataset
@@ -26,9 +29,14 @@ def item_id(row: int) -> str:
     return f"0{row:04d}"
 
 
+def field_id(row: int) -> int:
+    """External id of the row of a further field within its table."""
+    return 1000 + row
+
+
 def make_workspace(
     root: Path,
-    sizes: tuple[int, int],
+    sizes: tuple[int, ...],
     train: Interactions,
     embeddings: np.ndarray,
     spec: ModelSpec,
@@ -38,24 +46,29 @@ def make_workspace(
 ) -> Version:
     """A workspace with data and a model; its key lies beside it. Held-out pairs are training pairs unless given.
 
+    Tables beyond the first two are further fields, named field2, field3 and so on.
     ``options`` say how the model was trained, and so how references of it are: two epochs unless given.
     """
     workspace = Workspace(root)
-    users, items = sizes
+    users, items, *fields = sizes
+    tables = ("user", "item", *(f"field{table}" for table in range(2, len(sizes))))
     ids = (
         pa.array([user_id(row) for row in range(users)], pa.int64()),
         pa.array([item_id(row) for row in range(items)], pa.large_string()),
+        *(pa.array([field_id(row) for row in range(size)], pa.int64()) for size in fields),
     )
     held_out = train.take(np.arange(min(len(train), 8))) if held_out is None else held_out
+    dense = {name: values.numpy() for name, values in dense_parameters(build_model(spec), seed=1).items()}
     with workspace.lock("test"):
         create_key(workspace.default_key_file)
-        write_dataset(workspace, Dataset(ids=ids, train=train, valid=held_out, test=held_out), partitions)
+        dataset = Dataset(ids=ids, tables=tables, train=train, valid=held_out, test=held_out)
+        write_dataset(workspace, dataset, partitions)
         model = NewModel(
             spec=spec,
             source="trained",
             options=options or {"epochs": 2, "patience": 2, "batch_size": 64, "learning_rate": 1e-3, "seed": 1},
             seed=1,
-            embeddings=embeddings.astype(np.float32),
+            parameters=Parameters(embeddings.astype(np.float32), dense),
         )
         commit_model(open_version(workspace), model)
     return open_version(workspace)

@@ -37,6 +37,8 @@ class HeldLabels:
     """(n_test,)"""
     test_touched: NDArray[np.bool_]
     """(n_test,): either row of the pair lost an interaction."""
+    loss: str = "bce"
+    """By which the models were trained: ``bce``, ``squared`` or ``bpr``."""
 
 
 def forgetting_figures(
@@ -46,7 +48,7 @@ def forgetting_figures(
 
     - ``logit_gap_erased``, ``logit_gap_test``: mean |score - reference score|; None without a reference.
     - ``membership_auc``: how well a loss threshold tells erased pairs from touched test pairs.
-    - ``logloss_erased``: mean loss of the erased pairs.
+    - ``logloss_erased``: mean log loss of the erased pairs; None unless the scores are logits, as with ``bce``.
 
     Args:
         scores: of the model.
@@ -57,7 +59,7 @@ def forgetting_figures(
         "logit_gap_erased": logit_gap(scores.erased, [other.erased for other in reference]),
         "logit_gap_test": logit_gap(scores.test, [other.test for other in reference]),
         "membership_auc": membership_auc(scores, labels),
-        "logloss_erased": logloss(scores.erased, labels.erased),
+        "logloss_erased": logloss(scores.erased, labels.erased, labels.loss),
     }
 
 
@@ -104,20 +106,31 @@ def membership_auc(scores: PairScores, labels: HeldLabels) -> float | None:
     0.5 means that the erased pairs look like pairs never trained on; None where one of the two sets is empty.
     """
     touched = labels.test_touched
-    losses = np.concatenate(
-        [_losses(scores.erased, labels.erased), _losses(scores.test[touched], labels.test[touched])]
-    )
-    member = np.arange(len(losses)) < len(scores.erased)
+    erased = _losses(scores.erased, labels.erased, labels.loss)
+    losses = np.concatenate([erased, _losses(scores.test[touched], labels.test[touched], labels.loss)])
+    member = np.arange(len(losses)) < len(erased)
     return auc(-losses, member.astype(np.float64))
 
 
-def logloss(scores: Scores, labels: NDArray[np.floating]) -> float | None:
-    """Mean negative log-likelihood of labels (n,) under sigmoid(scores); None without pairs."""
-    if len(scores) == 0:
+def logloss(scores: Scores, labels: NDArray[np.floating], loss: str = "bce") -> float | None:
+    """Mean negative log-likelihood of labels (n,) under sigmoid(scores).
+
+    None without pairs, and for a model that was trained with another loss: its scores are no logits.
+    """
+    if len(scores) == 0 or loss != "bce":
         return None
-    return float(_losses(scores, labels).mean())
+    return float(_losses(scores, labels, loss).mean())
 
 
-def _losses(scores: Scores, labels: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Log loss of each pair (n,): log(1 + exp(-s)) for label 1, log(1 + exp(s)) for label 0."""
-    return np.logaddexp(0.0, np.where(labels > 0.5, -1.0, 1.0) * scores.astype(np.float64))
+def _losses(scores: Scores, labels: NDArray[np.floating], loss: str) -> NDArray[np.float64]:
+    """How badly each pair (n,) is predicted.
+
+    With bpr, which compares a positive with negatives, that is the log loss of positives alone (m <= n): the higher it
+    scores the better, and pairs with the label 0 are never trained on.
+    """
+    scores = scores.astype(np.float64)
+    if loss == "squared":
+        return np.asarray(0.5 * np.square(scores - labels))
+    if loss == "bpr":
+        scores, labels = scores[labels > 0.5], labels[labels > 0.5]
+    return np.logaddexp(0.0, np.where(labels > 0.5, -1.0, 1.0) * scores)

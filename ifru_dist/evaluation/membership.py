@@ -91,7 +91,7 @@ def attack_pool(
     generator = np.random.default_rng(seed)
     members = _choose(_usable(erased, [kept], excluded_rows), most, generator)
     others = _usable(test, [kept, erased], excluded_rows)
-    others = others[np.isin(test.rows[others], erased.rows).any(axis=1)]
+    others = others[np.isin(test.pairs[others], erased.pairs).any(axis=1)]
     return AttackPool(erased=members, test=_choose(others, len(members), generator))
 
 
@@ -165,11 +165,11 @@ def _of(statistics: NDArray[np.float64], side: NDArray[np.bool_], half: int) -> 
 
 def _usable(pairs: Interactions, seen: list[Interactions], excluded_rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Positions of distinct pairs, the first of each, that are not among those seen and touch no excluded row."""
-    _, first = np.unique(pairs.rows, axis=0, return_index=True)
+    _, first = np.unique(pairs.pairs, axis=0, return_index=True)
     first = np.sort(first)
-    rows = pairs.rows[first]
-    base = 1 + max((int(part.rows.max()) for part in [pairs, *seen] if len(part)), default=0)
-    known = np.concatenate([part.rows @ [base, 1] for part in seen])
+    rows = pairs.pairs[first]
+    base = 1 + max((int(part.pairs.max()) for part in [pairs, *seen] if len(part)), default=0)
+    known = np.concatenate([part.pairs @ [base, 1] for part in seen])
     return first[~np.isin(rows @ [base, 1], known) & ~np.isin(rows, excluded_rows).any(axis=1)]
 
 

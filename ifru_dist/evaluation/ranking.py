@@ -33,5 +33,5 @@ def touched_aucs(
 
 def touched_masks(interactions: Interactions, touched_rows: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
     """Which interactions each AUC is over, (n,): all, those with either row touched, those with both."""
-    user, item = np.isin(interactions.rows, touched_rows).T
+    user, item = np.isin(interactions.pairs, touched_rows).T
     return {"auc": np.ones(len(interactions), dtype=bool), "auc_or": user | item, "auc_and": user & item}

@@ -1,20 +1,28 @@
 """Models whose score reads the embedding rows themselves: the influence of an example is direct, at its own rows."""
 
-from dataclasses import replace
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from ifru_dist.influence.communicator import Communicator, GatherPlan
+from ifru_dist.influence.communicator import Communicator
+from ifru_dist.influence.dense import DenseReader, DenseShare
+from ifru_dist.influence.exchange import moving_exchange, moving_mask
 from ifru_dist.influence.kernels import Kernels
 from ifru_dist.influence.objective import CurvatureKind, Outside, Point, RowValues
-from ifru_dist.influence.shard import Block, Shard, index_of, make_block, only_edges, row_counts
+from ifru_dist.influence.options import SolveOptions
+from ifru_dist.influence.sampling import within_budget
+from ifru_dist.influence.shard import Block, Shard, make_block, row_counts, row_totals
+from ifru_dist.influence.terms import TermsAt, make_terms
 from ifru_dist.models.base import Model
+from ifru_dist.models.losses import tempered
 
 
 class DirectObjective:
-    """A batch for a dot-product model without propagation; reads only the selected rows' edges while it solves."""
+    """A batch for a model without propagation; reads only the selected rows' edges while it solves.
+
+    Where dense parameters move, too, examples of other rows are read for them: all, or a sample (DenseShare).
+    """
 
     def __init__(
         self,
@@ -24,7 +32,7 @@ class DirectObjective:
         model: Model,
         communicator: Communicator,
         kernels: Kernels,
-        product_dtype: torch.dtype,
+        options: SolveOptions,
     ) -> None:
         """Prepare a batch.
 
@@ -32,169 +40,187 @@ class DirectObjective:
             shard: This worker's rows (n) and edges (e).
             erased: (e,) bool.
             selected: (n,) bool: the rows to move; no row that loses all its examples.
-            model: The model; its score must be the dot product of the two rows.
+            model: The model.
             communicator: Exchanges with the other workers.
             kernels: Edge loops.
-            product_dtype: Type of what curvature products read at the far ends. float32 halves what they read and what
-                travels; it changes the matrix by a part in 10^7, which the next Newton step corrects: residuals are
-                always float64.
+            options: ``product_dtype`` is the type of what curvature products of closed forms read at the far ends.
+                float32 halves what they read and what travels; it changes the matrix by a part in 10^7, which the next
+                Newton step corrects: residuals are always float64. ``dense_share`` is that of DenseShare.
         """
-        self.product_dtype = product_dtype
-        self.shard, self.erased, self.model = shard, erased, model
+        self.shard, self.erased, self.model, self.options = shard, erased, model, options
         self.communicator, self.kernels = communicator, kernels
         self.positions = torch.nonzero(selected).flatten()
         self.block = make_block(shard, erased, self.positions, communicator)
-        kept = row_counts(self.block.indptr, ~self.block.erased).double()[:, None]
-        self.ridge = model.l2 * kept + model.l2_row
-        self.start = self._examples(self.block, shard.embeddings)
+        self._loss = tempered(model.loss, options.temperature)
+        self._terms = make_terms(self.block, model, self._loss, kernels)
+        row_decay = model.l2_row * (~shard.is_dense[self.positions]).double()
+        self.ridge = (model.l2 * row_totals(self.block.indptr, self.block.kept) + row_decay)[:, None]
+        self._start_ridge = (model.l2 * row_totals(self.block.indptr, self.block.factor) + row_decay)[:, None]
+        self.lost_ridge = (model.l2 * row_totals(self.block.indptr, self.block.gone))[:, None]
+        self._moves = moving_mask(shard, self.positions, communicator)
+        self.moving = moving_exchange(self.block, self.positions, self._moves, shard, communicator)
+        self._dense = DenseReader(shard, communicator)
+        self.dense = DenseShare.of_batch(shard, erased, self.positions, self._moves, model, communicator, options)
+        self.read, self.read_edges = within_budget(
+            self.block, shard.degrees, self._moves, communicator, options.edge_budget
+        )
+        self.prunes = self.read is not self.block
+        dense_edges = 0 if self.dense is None else len(self.dense.block.label)
+        self.edges_per_product = len(self.read.label) + dense_edges
+        self.edges_per_residual = 2 * (len(self.block.label) + dense_edges)
+        self._read_terms = self._terms if self.read is self.block else make_terms(self.read, model, self._loss, kernels)
+        self.start = DirectPoint(self, shard.embeddings, self._state(self.block, shard.embeddings))
         self._tilt: Tensor | None = None
-        self._moves = torch.zeros(len(communicator.ownership.rank), dtype=torch.bool, device=erased.device)
-        self._moves[communicator.all_gather(shard.rows[self.positions])] = True
-        self.moving_plan, self.moving = self._moving_exchange()
-        self._moving_halo = index_of(self.block.plan.rows, len(self._moves))[self.moving_plan.rows]
 
     def at(self, embeddings: Tensor) -> "DirectPoint":
         """The examples of the selected rows; only rows that moved travel."""
         if embeddings is self.shard.embeddings:
-            return DirectPoint(self, embeddings, self.start)
-        rows, halo = embeddings[self.positions], self.start.halo.clone()
-        halo[self._moving_halo] = self.communicator.gather_rows(self.moving_plan, rows)
-        return DirectPoint(self, embeddings, _Examples(self.block, rows, halo, self.model, self.kernels))
+            return self.start
+        rows, halo = embeddings[self.positions], self.start.state.halo.clone()
+        halo[self.moving.halo] = self.communicator.gather_rows(self.moving.plan, rows)
+        return DirectPoint(self, embeddings, self._terms.at(rows, halo, self._dense.at(embeddings)))
 
     def start_gradient(self) -> Tensor:
         """Gradient of all examples before the batch, regularisers included, (m, d)."""
         if self._tilt is None:
-            block, start = self.block, self.start
-            data = self.kernels.weighted_sum(block.indptr, block.col, start.error, start.halo)
-            factor = self.model.l2 * torch.diff(block.indptr).double()[:, None] + self.model.l2_row
-            self._tilt = data.addcmul_(factor, start.rows)
+            start = self.start
+            self._tilt = start.state.gradient(self.block.factor).addcmul_(self._start_ridge, start.state.rows)
+            if start.dense is not None:
+                start.dense.add_gradient(self._tilt, start.dense.share.factor)
         return self._tilt
 
+    def start_squares(self) -> Tensor:
+        """Of all own rows, whether selected or not: those may enter later. Reads every edge once."""
+        shard, model = self.shard, self.model
+        everything = torch.arange(len(shard.rows), device=self.erased.device)
+        block = make_block(shard, self.erased, everything, self.communicator)
+        halo = self.communicator.gather_rows(block.plan, shard.embeddings)
+        terms = make_terms(block, model, model.loss, self.kernels)
+        squares = terms.at(shard.embeddings, halo, self._dense.at(shard.embeddings)).squares(block.factor)
+        if self.start.dense is not None:
+            selected = squares[self.positions]
+            self.start.dense.add_squares(selected)
+            squares[self.positions] = selected
+        return squares.mean(dim=1)
+
     def start_residual(self) -> RowValues:
-        """The residual before the update: not zero only at the endpoints, all of which are selected."""
+        """The residual before the update: not zero only at the endpoints, all of which are selected, and the dense."""
         block, start = self.block, self.start
-        gone = only_edges(block, block.erased)
-        data = self.kernels.weighted_sum(gone.indptr, gone.col, start.error[block.erased], start.halo)
-        lost = row_counts(block.indptr, block.erased).double()[:, None]
-        return RowValues(self.positions, data.addcmul_(self.model.l2 * lost, start.rows))
+        data = start.state.gradient(block.gone, among=block.erased)
+        data.addcmul_(self.lost_ridge, start.state.rows)
+        if start.dense is not None:
+            start.dense.add_gradient(data, start.dense.share.gone)
+        return RowValues(self.positions, data)
 
     def outside(self, point: Point) -> Outside:
         """Neighbours of the selected rows, from their edges to rows that moved.
 
         The diagonal is that of those edges, scaled up to all the edges of a row: reading the others would mean reading
-        the neighbours' neighbours.
+        the neighbours' neighbours. Where dense parameters move, every row is a neighbour.
         """
-        fringe = torch.zeros(len(self.shard.rows), dtype=torch.bool, device=self.erased.device)
+        shard = self.shard
+        fringe = torch.zeros(len(shard.rows), dtype=torch.bool, device=self.erased.device)
         fringe[self.block.plan.send] = True
+        if self.dense is not None:
+            fringe[:] = True
         fringe[self.positions] = False
         # Emptied rows are reset, not solved for; all other rows outside keep all their examples, so only the terms of
         # edges to rows that moved have changed, and the regularisers' have not.
-        fringe &= row_counts(self.shard.indptr, self.erased) == 0
+        fringe &= row_counts(shard.indptr, self.erased) == 0
+        fringe &= ~shard.is_dense
         positions = torch.nonzero(fringe).flatten()
-        block = make_block(self.shard, self.erased, positions, self.communicator, self._moves)
-        before, after = (self._examples(block, values) for values in (self.shard.embeddings, point.embeddings))
-        residual = self.kernels.weighted_difference(
-            block.indptr, block.col, before.error, before.halo, after.error, after.halo
-        )
-        read = self.kernels.weighted_sum(block.indptr, block.col, after.weight(), after.halo.square())
-        degree, seen = self.shard.degrees[positions].double(), torch.diff(block.indptr).double().clamp(min=1)
-        diagonal = read.mul_((degree / seen)[:, None]).add_((self.model.l2 * degree + self.model.l2_row)[:, None])
-        return Outside(positions, residual, diagonal)
+        among = self._moves[shard.others].any(dim=1) if self.dense is None else None
+        block = make_block(shard, self.erased, positions, self.communicator, among)
+        before, after = (self._state(block, values) for values in (shard.embeddings, point.embeddings))
+        residual = before.less(block.factor, after, block.factor)
+        read = after.curvature(block.factor, "gauss-newton", self.options.product_dtype).diagonal
+        edges, seen = shard.degrees[positions].double(), torch.diff(block.indptr).double().clamp(min=1)
+        ridge = self.model.l2 * shard.mass[positions] + self.model.l2_row
+        return Outside(positions, residual, read.mul_((edges / seen)[:, None]).add_(ridge[:, None]))
 
     def selecting(self, selected: Tensor) -> Self:
         """The same batch with other selected rows, (n,) bool."""
-        return type(self)(
-            self.shard, self.erased, selected, self.model, self.communicator, self.kernels, self.product_dtype
-        )
+        return type(self)(self.shard, self.erased, selected, self.model, self.communicator, self.kernels, self.options)
 
-    def _examples(self, block: Block, embeddings: Tensor) -> "_Examples":
+    def read_state(self, point: "DirectPoint") -> TermsAt:
+        """The examples that pruned products read, at a point."""
+        return self._read_terms.at(point.state.rows, point.state.halo, self._dense.at(point.embeddings))
+
+    def _state(self, block: Block, embeddings: Tensor) -> TermsAt:
         """The examples of a block at the own rows' embeddings (n, d)."""
         halo = self.communicator.gather_rows(block.plan, embeddings)
-        return _Examples(block, embeddings[block.positions], halo, self.model, self.kernels)
-
-    def _moving_exchange(self) -> tuple[GatherPlan, Tensor]:
-        """The exchange of selected far ends only, and each edge's index in it (-1: its far end does not move).
-
-        What leaves is counted among the selected rows, so that a vector (m, d) can be sent as it is.
-        """
-        arriving = self.block.plan.rows
-        plan = self.communicator.plan(arriving[self._moves[arriving]])
-        among_selected = index_of(self.positions, len(self.shard.rows))
-        index = index_of(plan.rows, len(self._moves))
-        return replace(plan, send=among_selected[plan.send]), index[arriving][self.block.col]
-
-
-class _Examples:
-    """The examples of a block at some embeddings: both ends, scores, errors."""
-
-    def __init__(self, block: Block, rows: Tensor, halo: Tensor, model: Model, kernels: Kernels) -> None:
-        self.block, self.rows, self.halo, self.model = block, rows, halo, model
-        self.score = kernels.scores(block.indptr, block.col, rows, halo)
-        self.error = model.loss.error(self.score, block.label)
-
-    def weight(self) -> Tensor:
-        """Curvature of the kept examples' losses by their scores, (e,)."""
-        return self.model.loss.curvature(self.score, self.block.label) * self.block.kept
+        terms = self._terms if block is self.block else make_terms(block, self.model, self._loss, self.kernels)
+        return terms.at(embeddings[block.positions], halo, self._dense.at(embeddings))
 
 
 class DirectPoint:
     """The selected rows' examples at some embeddings."""
 
-    def __init__(self, objective: DirectObjective, embeddings: Tensor, state: _Examples) -> None:
+    def __init__(self, objective: DirectObjective, embeddings: Tensor, state: TermsAt) -> None:
         """The objective's examples at the own rows' embeddings (n, d)."""
         self._objective, self.embeddings, self.state = objective, embeddings, state
+        self.dense = None if objective.dense is None else objective.dense.at(embeddings)
 
     def residual(self) -> Tensor:
         """Gradient of all examples before minus that of the kept ones now, formed edge by edge, (m, d)."""
-        objective, now = self._objective, self.state
-        start, block = objective.start, objective.block
-        if now is start:
+        objective, start = self._objective, self._objective.start
+        if self is start:
             return objective.start_residual().values
-        data = objective.kernels.weighted_difference(
-            block.indptr, block.col, start.error, start.halo, now.error * block.kept, now.halo
-        )
-        lost = row_counts(block.indptr, block.erased).double()[:, None]
-        return data.addcmul_(objective.model.l2 * lost, start.rows).addcmul_(objective.ridge, start.rows - now.rows)
+        block, rows = objective.block, self.state.rows
+        data = start.state.less(block.factor, self.state, block.kept)
+        data.addcmul_(objective.lost_ridge, start.state.rows).addcmul_(objective.ridge, start.state.rows - rows)
+        if self.dense is not None and start.dense is not None:
+            start.dense.add_less(data, self.dense)
+        return data
 
-    def curvature(self, kind: CurvatureKind) -> "DirectCurvature":
+    def curvature(self, kind: CurvatureKind, *, exact: bool = False) -> "DirectCurvature":
         """Second derivative of the kept examples on the selected rows."""
-        return DirectCurvature(self._objective, self.state, kind)
+        return DirectCurvature(self._objective, self, kind, pruned=self._objective.prunes and not exact)
 
     def loss_change(self) -> RowValues:
-        """Changes of the kept examples' losses at the selected rows; an example at two of them counts half at each."""
-        objective, now = self._objective, self.state
-        block, loss = objective.block, objective.model.loss
-        change = (loss.value(now.score, block.label) - loss.value(objective.start.score, block.label)) * block.kept
-        share = torch.where(objective.moving >= 0, 0.5, 1.0).to(change.dtype)
+        """Changes of the kept examples' losses: an example at several selected rows counts in equal shares at each.
+
+        Where dense parameters move, every example counts once, at the row of its first place.
+        """
+        objective, start = self._objective, self._objective.start
+        if self.dense is not None and start.dense is not None:
+            return self.dense.loss_change(start.dense)
+        block = objective.block
+        change = (self.state.loss() - start.state.loss()) * block.kept
+        share = 1.0 / (1 + (objective.moving.index >= 0).sum(dim=1)).to(change.dtype)
         return RowValues(objective.positions, objective.kernels.row_sums(block.indptr, change * share))
 
 
 class DirectCurvature:
     """The Gauss-Newton matrix or the Hessian of the kept examples at one point."""
 
-    def __init__(self, objective: DirectObjective, state: _Examples, kind: CurvatureKind) -> None:
-        """Weights and diagonal at a state."""
-        self._objective, self._state, self._weight = objective, state, state.weight()
-        self._halo = state.halo.to(objective.product_dtype)
-        self._error = state.error * state.block.kept if kind == "hessian" else None
-        block = state.block
-        data = objective.kernels.weighted_sum(block.indptr, block.col, self._weight, state.halo.square())
-        self.diagonal = data.add_(objective.ridge)
+    def __init__(self, objective: DirectObjective, point: DirectPoint, kind: CurvatureKind, *, pruned: bool) -> None:
+        """Weights and diagonal at a point."""
+        self._objective, index = objective, objective.moving.index
+        block, state = (objective.read, objective.read_state(point)) if pruned else (objective.block, point.state)
+        self._moving = index[objective.read_edges] if pruned else index
+        self._terms = state.curvature(block.kept, kind, objective.options.product_dtype)
+        self._dense = None if point.dense is None else point.dense.curvature(kind)
+        self.diagonal = self._terms.diagonal.add_(objective.ridge)
+        if self._dense is not None:
+            self._dense.add_diagonal(self.diagonal)
 
-    def blocks(self, chosen: Tensor) -> Tensor:
+    def blocks(self, chosen: Tensor) -> Tensor | None:
         """The d x d blocks of the Gauss-Newton matrix at the chosen rows (b,), (b, d, d)."""
-        block, kernels = self._state.block, self._objective.kernels
-        data = kernels.row_blocks(block.indptr, block.col, self._weight, self._state.halo, chosen)
-        data.diagonal(dim1=1, dim2=2).add_(self._objective.ridge[chosen])
+        data = self._terms.blocks(chosen)
+        if data is not None:
+            data.diagonal(dim1=1, dim2=2).add_(self._objective.ridge[chosen])
         return data
 
     def product(self, vector: Tensor) -> Tensor:
         """The matrix times a vector on the selected rows (m, d); only selected rows travel."""
-        objective, block = self._objective, self._state.block
-        arriving = objective.communicator.gather_rows(objective.moving_plan, vector.to(objective.product_dtype))
-        image = objective.kernels.gauss_newton(
-            block.indptr, block.col, objective.moving, self._weight, self._state.rows, self._halo, vector, arriving
-        )
-        if self._error is not None:
-            image.add_(objective.kernels.moving_sum(block.indptr, objective.moving, self._error, arriving))
+        objective = self._objective
+        sent = vector.to(objective.options.product_dtype) if objective.model.dot_product else vector
+        arriving = objective.communicator.gather_rows(objective.moving.plan, sent)
+        if self._dense is None:
+            image = self._terms.product(vector, arriving, self._moving)
+        else:
+            change = self._dense.change_of(vector)
+            image = self._terms.product(vector, arriving, self._moving, change)
+            self._dense.add_product(image, vector, change)
         return image.addcmul_(objective.ridge, vector)

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from ifru_dist.influence.communicator import Communicator
-from ifru_dist.influence.kernels import Kernels
 from ifru_dist.influence.objective import Outside
-from ifru_dist.influence.shard import Shard, make_block, row_counts
+from ifru_dist.influence.shard import Shard, make_block, row_counts, row_totals
 
 
 def endpoints(shard: Shard, erased: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,7 +36,6 @@ def select_by_degree(
     shard: Shard,
     erased: Tensor,
     communicator: Communicator,
-    kernels: Kernels,
     *,
     hops: int,
     quantile: float,
@@ -49,7 +47,6 @@ def select_by_degree(
         shard: This worker's rows.
         erased: (e,) bool over the shard's edges.
         communicator: All workers make this call together.
-        kernels: Edge loops.
         hops: How far from the endpoints rows may lie.
         quantile: The share of the rows reached, the least important ones, that stays out.
         row_budget: Rows over all workers at most; the endpoints are in even when they are more.
@@ -62,7 +59,7 @@ def select_by_degree(
         fresh = _neighbours(shard, erased, reached, communicator) & ~reached
         block = make_block(shard, erased, torch.nonzero(fresh).flatten(), communicator)
         arriving = communicator.gather_rows(block.plan, (importance * reached)[:, None].contiguous())
-        sums = kernels.weighted_sum(block.indptr, block.col, torch.ones_like(block.label), arriving)[:, 0]
+        sums = row_totals(block.indptr, arriving[block.cols, 0].sum(dim=1))
         importance[block.positions] = sums / degrees[block.positions]
         reached |= fresh
     chosen = torch.nonzero(reached & ~selected & ~emptied & (importance > 0)).flatten()

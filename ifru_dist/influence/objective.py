@@ -57,8 +57,8 @@ class Point(Protocol):
     def residual(self) -> Tensor:
         """The influence still there on the selected rows, r (m, d)."""
 
-    def curvature(self, kind: CurvatureKind) -> Curvature:
-        """Second derivative on the selected rows."""
+    def curvature(self, kind: CurvatureKind, *, exact: bool = False) -> Curvature:
+        """Second derivative on the selected rows; ``exact``: also where products are pruned."""
 
     def loss_change(self) -> RowValues:
         """By how much the kept examples' losses have changed since before the batch: shares (k, 1) of the own rows."""
@@ -71,6 +71,12 @@ class Objective(Protocol):
     """(m,) positions of the selected rows in the shard."""
     ridge: Tensor
     """(m, 1) factor of the kept examples' regulariser on the selected rows."""
+    prunes: bool
+    """Whether curvature products leave something out."""
+    edges_per_product: int
+    """Edges, of examples and of the graph, that a curvature product reads on this worker."""
+    edges_per_residual: int
+    """Edges that a residual at a new point reads on this worker."""
 
     def at(self, embeddings: Tensor) -> Point:
         """The kept examples at the own rows' embeddings (n, d).
@@ -80,6 +86,9 @@ class Objective(Protocol):
 
     def start_gradient(self) -> Tensor:
         """Gradient of all examples' objective before the batch on the selected rows, (m, d): the tilt."""
+
+    def start_squares(self) -> Tensor:
+        """Sum of squared gradients of the examples before the batch, as a mean over columns: (n,) on all own rows."""
 
     def start_residual(self) -> RowValues:
         """The residual at the model before the batch, on every row where it is not zero."""

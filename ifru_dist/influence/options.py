@@ -16,6 +16,16 @@ RowBudget = int | Literal["auto", "all"]
 AUTO_ROWS = 8
 """Rows for each endpoint that an automatic budget lets in."""
 
+AnchorKind = Literal["degree", "gradient"]
+"""What holds a row where it was: Lambda = c * sqrt(deg) by the number of its examples, or c * sqrt(S) by the sum S of
+their squared gradients before the batch (docs/method.md)."""
+
+ProductKind = Literal["exact", "pruned"]
+"""For graph models: whether curvature products follow a change through the whole graph, or among the selected rows."""
+
+DenseKind = Literal["frozen", "sampled", "full"]
+"""What parameters beside the embedding rows do: they stay, or move by a sample of the examples, or by all."""
+
 Status = Literal[
     "converged",
     "max_iterations",
@@ -60,7 +70,12 @@ class SolveOptions:
     """How a batch is solved."""
 
     damping: float
-    """c of Lambda = c * sqrt(deg)."""
+    """c of Lambda."""
+    anchor: AnchorKind = "degree"
+    anchor_scale: float = 1.0
+    """What c is multiplied by."""
+    temperature: float = 1.0
+    """T of the loss T * l(score / T) that takes the loss's place in residual, curvature and certificate."""
     newton_steps: int | None = None
     """Steps in each round of rows; None: until the gradient is under the tolerance."""
     max_newton_steps: int = 30
@@ -82,6 +97,13 @@ class SolveOptions:
     endpoints, or AUTO_ROWS times as many where the model is near a stationary point; with ``degree``: all."""
     curvature: CurvatureKind = "gauss-newton"
     preconditioner: PreconditionerKind = "auto"
+    product: ProductKind = "pruned"
+    edge_budget: int | None = None
+    """Edges of examples that a curvature product may read over all workers; None: all at the selected rows. Residuals
+    always read them all."""
+    dense: DenseKind = "frozen"
+    dense_share: float = 0.1
+    """With ``sampled``: the share of the examples without a selected row that the dense parameters are moved by."""
     product_dtype: torch.dtype = torch.float32
     """Type of what curvature products read at the far ends of edges; residuals and sums are float64."""
     storage_dtype: torch.dtype = torch.float32

@@ -1,5 +1,6 @@
 """What a solved batch gives back."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -15,6 +16,10 @@ class Round:
     """Rows that could move."""
     edges: int
     """Edges at them."""
+    edges_per_product: int
+    """Edges, of examples and of the graph, that each product read."""
+    edges_per_residual: int
+    """Edges that each residual read."""
     iterations: list[int]
     """Products of each Newton step."""
     residual_outside: float | None
@@ -33,6 +38,8 @@ class Outcome:
     """(m, d) their new embeddings."""
     emptied: Tensor
     """(k,) global rows that lost all their examples."""
+    dense: Mapping[str, Tensor]
+    """The dense parameters after the batch; empty where they did not move, or another worker owns them."""
     rounds: list[Round]
     newton_steps: int
     """Steps from the embeddings before to those after; not those that were rejected or taken back."""
@@ -45,6 +52,8 @@ class Outcome:
     """F(E after) - F(E before) of the tilted objective, as the embeddings are stored; not positive."""
     influence_residual: float
     """rho = ||r after|| / ||r before||, from true gradients."""
+    product_error: float | None = None
+    """Where products were pruned: ||exact - pruned|| / ||exact|| of the curvature's product with the whole update."""
     seconds: dict[str, float] = field(default_factory=dict)
     bytes_sent: int = 0
 

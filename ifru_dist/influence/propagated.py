@@ -1,89 +1,30 @@
 """Graph models: outputs F = sum_k w_k A^k E, so erasing positives also changes the terms of kept examples (spillover).
 
-The exact product: every output and every example takes part, whatever rows move. Meant for data that fits; nothing is
-pruned, so nothing is approximated.
+The residual is exact: every output and every example takes part in it, whatever rows move. The curvature product is
+exact, too, or pruned (``ifru_dist.influence.pruned``).
 """
 
 import copy
-from dataclasses import dataclass
 from typing import Self
 
 import torch
 from torch import Tensor
 
 from ifru_dist.influence.communicator import Communicator
+from ifru_dist.influence.dense import DenseReader
 from ifru_dist.influence.kernels import Kernels
-from ifru_dist.influence.objective import CurvatureKind, Outside, Point, RowValues
-from ifru_dist.influence.shard import Block, Shard, make_block, only_edges, row_counts
+from ifru_dist.influence.objective import Curvature, CurvatureKind, Outside, Point, RowValues
+from ifru_dist.influence.options import SolveOptions
+from ifru_dist.influence.propagation import ShardedPropagation, links_of, normalised, spread_diagonal
+from ifru_dist.influence.pruned import PrunedCurvature, PrunedTerms
+from ifru_dist.influence.shard import Shard, make_block, row_totals
+from ifru_dist.influence.terms import TermsAt, make_terms
 from ifru_dist.models.base import Model
-
-
-class ShardedPropagation:
-    """sum_k w_k A^k of row values (n, d), with A over the positive edges that a mask leaves."""
-
-    def __init__(
-        self, block: Block, present: Tensor, weights: tuple[float, ...], communicator: Communicator, kernels: Kernels
-    ) -> None:
-        """Coefficients 1 / sqrt(deg deg) of the edges.
-
-        Args:
-            block: All own rows with all their positive edges (e).
-            present: (e,) bool: the edges of the graph.
-            weights: w_0 .. w_K.
-            communicator: Exchanges with the other workers.
-            kernels: Edge loops.
-        """
-        self._block, self._communicator, self._kernels = block, communicator, kernels
-        self.weights = weights
-        degree = row_counts(block.indptr, present).double()
-        scale = torch.where(degree > 0, degree.clamp(min=1).rsqrt(), 0.0)[:, None]
-        far = communicator.gather_rows(block.plan, scale)[:, 0]
-        near = torch.repeat_interleave(scale[:, 0], torch.diff(block.indptr))
-        self.coefficient = near * far[block.col] * present.double()
-
-    def apply(self, values: Tensor) -> Tensor:
-        """P values, (n, d)."""
-        total, layer = self.weights[0] * values, values
-        for weight in self.weights[1:]:
-            layer = self.layer(self.arriving(layer))
-            total = total + weight * layer
-        return total
-
-    def arriving(self, values: Tensor) -> Tensor:
-        """Far ends' values (h, d)."""
-        return self._communicator.gather_rows(self._block.plan, values)
-
-    def layer(self, arriving: Tensor) -> Tensor:
-        """A values, (n, d), from the far ends' values (h, d)."""
-        return self._kernels.weighted_sum(self._block.indptr, self._block.col, self.coefficient, arriving)
-
-    def squared_layer(self, values: Tensor) -> Tensor:
-        """The matrix of A's squared entries times values (n, d)."""
-        block, arriving = self._block, self.arriving(values)
-        return self._kernels.weighted_sum(block.indptr, block.col, self.coefficient.square(), arriving)
-
-
-def propagated_difference(
-    before: ShardedPropagation,
-    first: Tensor,
-    after: ShardedPropagation,
-    second: Tensor,
-    difference: Tensor,
-    kernels: Kernels,
-) -> Tensor:
-    """P_before first - P_after second (n, d), every difference formed per edge; ``difference`` is first - second."""
-    total = before.weights[0] * difference
-    block = before._block
-    for weight in before.weights[1:]:
-        near, far = before.arriving(first), after.arriving(second)
-        change = kernels.weighted_difference(block.indptr, block.col, before.coefficient, near, after.coefficient, far)
-        first, second = before.layer(near), after.layer(far)
-        total = total + weight * change
-    return total
+from ifru_dist.models.losses import tempered
 
 
 class PropagatedObjective:
-    """A batch for a dot-product model on propagated embeddings."""
+    """A batch for a model on propagated embeddings. Dense parameters stay as they are."""
 
     def __init__(
         self,
@@ -93,23 +34,34 @@ class PropagatedObjective:
         model: Model,
         communicator: Communicator,
         kernels: Kernels,
-        product_dtype: torch.dtype = torch.float64,
+        options: SolveOptions,
     ) -> None:
-        """Prepare a batch; the arguments are those of DirectObjective, but products are always float64."""
-        self.shard, self.model = shard, model
+        """Prepare a batch; the arguments are those of DirectObjective. ``options.product`` prunes products."""
+        assert shard.graph is not None
+        self.shard, self.model, self.erased, self.options = shard, model, erased, options
         self.communicator, self.kernels = communicator, kernels
         everything = torch.arange(len(shard.rows), device=erased.device)
-        self.block = make_block(shard, erased, everything, communicator)
-        positive = only_edges(self.block, self.block.label > 0.5)
-        graphs = (torch.ones_like(positive.erased), ~positive.erased)
+        self.block = block = make_block(shard, erased, everything, communicator)
+        self._loss = tempered(model.loss, options.temperature)
+        self._terms = make_terms(block, model, self._loss, kernels)
+        self.dense = DenseReader(shard, communicator).at(shard.embeddings)
+        graph, links = shard.graph, links_of(shard.graph, block.plan, len(communicator.ownership.rank))
+        gone = torch.isin(graph.example, torch.unique(shard.example[erased]))
         self.before, self.after = (
-            ShardedPropagation(positive, present, model.layer_weights, communicator, kernels) for present in graphs
+            ShardedPropagation(
+                links, normalised(links, present, communicator), model.layer_weights, communicator, kernels
+            )
+            for present in (torch.ones_like(gone), ~gone)
         )
-        self._kept_count = row_counts(self.block.indptr, ~erased).double()[:, None]
-        self.all_ridge = model.l2 * self._kept_count + model.l2_row
+        self._row_decay = model.l2_row * (~shard.is_dense).double()[:, None]
+        self.all_ridge = model.l2 * row_totals(block.indptr, block.kept)[:, None] + self._row_decay
+        self.lost_ridge = model.l2 * row_totals(block.indptr, block.gone)[:, None]
+        self._left = row_totals(block.indptr, (~erased).double()) > 0
         self.start = self.outputs(self.before, shard.embeddings)
-        self.start_error = model.loss.error(self.start.score, self.block.label)
         self._tilt: Tensor | None = None
+        layers = len(model.layer_weights) - 1
+        self._exact_edges = len(block.label) + 2 * layers * len(gone)
+        self.edges_per_residual = 3 * len(block.label) + 4 * layers * len(gone)
         self._anchor = PropagatedPoint(self, shard.embeddings)
         self._select(selected)
 
@@ -120,11 +72,16 @@ class PropagatedObjective:
     def start_gradient(self) -> Tensor:
         """Gradient of all examples before the batch on the graph before, regularisers included, (m, d)."""
         if self._tilt is None:
-            block, start = self.block, self.start
-            by_output = self.kernels.weighted_sum(block.indptr, block.col, self.start_error, start.arriving)
-            factor = self.model.l2 * self.shard.degrees.double()[:, None] + self.model.l2_row
+            by_output = self.start.gradient(self.block.factor)
+            factor = self.model.l2 * row_totals(self.block.indptr, self.block.factor)[:, None] + self._row_decay
             self._tilt = self.before.apply(by_output) + factor * self.shard.embeddings
         return self._tilt[self.positions]
+
+    def start_squares(self) -> Tensor:
+        """Those by the outputs, spread over the embeddings without terms between layers."""
+        terms = make_terms(self.block, self.model, self.model.loss, self.kernels)
+        squares = terms.at(self.start.rows, self.start.halo, self.dense).squares(self.block.factor)
+        return spread_diagonal(self.before, squares).mean(dim=1)
 
     def start_residual(self) -> RowValues:
         """The residual before the update: direct and spillover influence on all rows but those that are reset."""
@@ -133,7 +90,7 @@ class PropagatedObjective:
     def outside(self, point: Point) -> Outside:
         """The residual and the diagonal on all rows that are not selected."""
         assert isinstance(point, PropagatedPoint)
-        free = torch.zeros(len(self.shard.rows), dtype=torch.bool, device=self._kept_count.device)
+        free = torch.zeros(len(self.shard.rows), dtype=torch.bool, device=self.erased.device)
         free[self._solved] = True
         free[self.positions] = False
         positions = torch.nonzero(free).flatten()
@@ -146,33 +103,37 @@ class PropagatedObjective:
         other._anchor = self._anchor.seen_by(other)
         return other
 
-    def outputs(self, propagation: ShardedPropagation, embeddings: Tensor) -> "_Outputs":
+    def outputs(self, propagation: ShardedPropagation, embeddings: Tensor) -> TermsAt:
         """The examples at the outputs that a graph makes of embeddings (n, d)."""
         rows = propagation.apply(embeddings)
-        arriving = self.communicator.gather_rows(self.block.plan, rows)
-        return _Outputs(rows, arriving, self.kernels.scores(self.block.indptr, self.block.col, rows, arriving))
+        return self._terms.at(rows, self.communicator.gather_rows(self.block.plan, rows), self.dense)
 
     def _select(self, selected: Tensor) -> None:
         """Let these rows (n,) bool move."""
         self.positions = torch.nonzero(selected).flatten()
         self.ridge = self.all_ridge[self.positions]
+        self.prunes = self.options.product == "pruned"
+        self.pruned = self._prune() if self.prunes else None
+        self.edges_per_product = self._exact_edges if self.pruned is None else self.pruned.edges_per_product
+
+    def _prune(self) -> PrunedTerms:
+        """What the pruned products of the selected rows read."""
+        return PrunedTerms(
+            self.shard,
+            self.erased,
+            self.positions,
+            self.after,
+            self.model,
+            self._loss,
+            self.communicator,
+            self.kernels,
+            self.options.edge_budget,
+        )
 
     @property
     def _solved(self) -> Tensor:
-        """(k,) positions of all rows but those that lost every example."""
-        return torch.nonzero((self._kept_count[:, 0] > 0) | (self.shard.degrees == 0)).flatten()
-
-
-@dataclass(frozen=True)
-class _Outputs:
-    """Outputs at both ends of the examples, and their scores."""
-
-    rows: Tensor
-    """(n, d)."""
-    arriving: Tensor
-    """(h, d)."""
-    score: Tensor
-    """(e,)."""
+        """(k,) positions of all rows but those that lost every example, and the dense parameters'."""
+        return torch.nonzero((self._left | (self.shard.degrees == 0)) & ~self.shard.is_dense).flatten()
 
 
 class PropagatedPoint:
@@ -182,9 +143,6 @@ class PropagatedPoint:
         """Outputs, scores and errors at the own rows' embeddings (n, d)."""
         self._objective, self.embeddings = objective, embeddings
         self.state = objective.outputs(objective.after, embeddings)
-        block, loss = objective.block, objective.model.loss
-        self.error = loss.error(self.state.score, block.label) * block.kept
-        self.weight = loss.curvature(self.state.score, block.label) * block.kept
         self._everywhere: Tensor | None = None
 
     def seen_by(self, objective: PropagatedObjective) -> "PropagatedPoint":
@@ -206,45 +164,38 @@ class PropagatedPoint:
             self._everywhere = self._difference()
         return self._everywhere
 
-    def curvature(self, kind: CurvatureKind) -> "PropagatedCurvature":
+    def curvature(self, kind: CurvatureKind, *, exact: bool = False) -> Curvature:
         """Second derivative on the selected rows."""
-        return PropagatedCurvature(self._objective, self, kind)
+        objective = self._objective
+        if objective.pruned is None or exact:
+            return PropagatedCurvature(objective, self, kind)
+        at = objective.pruned.at(self.state.rows, objective.dense)
+        return PrunedCurvature(objective.pruned, at, objective.ridge, kind)
 
     def loss_change(self) -> RowValues:
-        """Changes of the kept examples' losses since E0 on the graph after; an example counts half at each end."""
+        """Changes of the kept examples' losses since E0 on the graph after, in equal shares at each of their rows."""
         objective = self._objective
-        block, loss = objective.block, objective.model.loss
-        anchor = objective.at(objective.shard.embeddings)
-        change = loss.value(self.state.score, block.label) - loss.value(anchor.state.score, block.label)
+        block, anchor = objective.block, objective.at(objective.shard.embeddings)
+        share = 1.0 / (1 + block.cols.shape[1])
+        change = share * (self.state.loss() - anchor.state.loss()) * block.kept
         everything = torch.arange(len(self.embeddings), device=change.device)
-        return RowValues(everything, objective.kernels.row_sums(block.indptr, 0.5 * change * block.kept))
+        return RowValues(everything, objective.kernels.row_sums(block.indptr, change))
 
     def diagonal(self) -> Tensor:
         """Approximate Gauss-Newton diagonal on all own rows (n, d): each layer by itself, no terms between layers."""
         objective = self._objective
-        block, after = objective.block, objective.after
-        layer = objective.kernels.weighted_sum(block.indptr, block.col, self.weight, self.state.arriving.square())
-        total = after.weights[0] ** 2 * layer
-        for share in after.weights[1:]:
-            layer = after.squared_layer(layer)
-            total = total + share**2 * layer
-        return total.add_(objective.all_ridge)
+        terms = self.state.curvature(objective.block.kept, "gauss-newton", torch.float64)
+        return spread_diagonal(objective.after, terms.diagonal).add_(objective.all_ridge)
 
     def _difference(self) -> Tensor:
         """``everywhere``, computed."""
         objective, now, start = self._objective, self.state, self._objective.start
-        block, kernels = objective.block, objective.kernels
-        sides = ((objective.start_error, start.arriving), (self.error, now.arriving))
-        first, second = (kernels.weighted_sum(block.indptr, block.col, *side) for side in sides)
-        change = kernels.weighted_difference(block.indptr, block.col, *sides[0], *sides[1])
-        data = propagated_difference(objective.before, first, objective.after, second, change, kernels)
-        return data.add_(self._regulariser_difference())
-
-    def _regulariser_difference(self) -> Tensor:
-        """The regularisers' gradient of all examples before minus that of the kept ones now, (n, d)."""
-        objective, before = self._objective, self._objective.shard.embeddings
-        lost = row_counts(objective.block.indptr, objective.block.erased).double()[:, None]
-        return objective.model.l2 * lost * before + objective.all_ridge * (before - self.embeddings)
+        block = objective.block
+        first, second = start.gradient(block.factor), now.gradient(block.kept)
+        change = start.less(block.factor, now, block.kept)
+        data = objective.before.less(first, objective.after, second, change)
+        before = objective.shard.embeddings
+        return data.add_(objective.lost_ridge * before + objective.all_ridge * (before - self.embeddings))
 
 
 class PropagatedCurvature:
@@ -252,23 +203,20 @@ class PropagatedCurvature:
 
     def __init__(self, objective: PropagatedObjective, point: PropagatedPoint, kind: CurvatureKind) -> None:
         """Weights and preconditioner at a point."""
-        self._objective, self._point = objective, point
-        self._with_errors = kind == "hessian"
-        self.diagonal = point.diagonal()[objective.positions]
+        self._objective = objective
+        self._terms = point.state.curvature(objective.block.kept, kind, torch.float64)
+        by_output = self._terms.diagonal
+        self.diagonal = spread_diagonal(objective.after, by_output).add_(objective.all_ridge)[objective.positions]
 
     def blocks(self, chosen: Tensor) -> None:
         """None: an output depends on rows far away, so a block of the embeddings would have to read them all."""
 
     def product(self, vector: Tensor) -> Tensor:
         """P^T H P vector + the regularisers' term on the selected rows (m, d), where H is that of the outputs."""
-        objective, state = self._objective, self._point.state
-        block, kernels = objective.block, objective.kernels
-        spread = torch.zeros_like(state.rows)
+        objective, block = self._objective, self._objective.block
+        spread = torch.zeros_like(objective.shard.embeddings)
         spread[objective.positions] = vector
         change = objective.after.apply(spread)
         far = objective.communicator.gather_rows(block.plan, change)
-        ends = (self._point.weight, state.rows, state.arriving)
-        image = kernels.gauss_newton(block.indptr, block.col, block.col, *ends, change, far)
-        if self._with_errors:
-            image.add_(kernels.weighted_sum(block.indptr, block.col, self._point.error, far))
+        image = self._terms.product(change, far, block.cols)
         return objective.after.apply(image)[objective.positions].addcmul_(objective.ridge, vector)

@@ -1,5 +1,7 @@
 """What one worker holds of a model: its rows, their embeddings and their edges; and selections of it."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,10 +11,60 @@ from ifru_dist.influence.communicator import Communicator, GatherPlan
 
 
 @dataclass(frozen=True, kw_only=True)
+class Graph:
+    """The propagation graph at the own rows (n), as the training positives make it."""
+
+    indptr: Tensor
+    """(n + 1,) int64."""
+    other: Tensor
+    """(g,) int64: global row at the far end; every one is also a far end of an example of the row."""
+    example: Tensor
+    """(g,) int64: id of the positive example."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseLayout:
+    """How the parameters that are no embedding rows lie in rows of the embeddings' width, after all others.
+
+    As rows they take part in a solve like any other rows. The last worker owns them, in a partition of their own.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    """By name, in the order in which they lie."""
+    first_row: int
+    """Global row of the first one."""
+    width: int
+
+    @property
+    def size(self) -> int:
+        """Numbers in all."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+    @property
+    def rows(self) -> int:
+        """Rows that hold them, the last one filled up with zeros."""
+        return -(-self.size // self.width)
+
+    def pack(self, dense: Mapping[str, Tensor]) -> Tensor:
+        """The parameters as rows (rows, width), float64."""
+        flat = [dense[name].double().flatten() for name in self.shapes]
+        filled = torch.zeros(self.rows * self.width, dtype=torch.float64)
+        filled[: self.size] = torch.cat(flat) if flat else 0.0
+        return filled.view(self.rows, self.width)
+
+    def unpack(self, values: Tensor) -> dict[str, Tensor]:
+        """The parameters by name, from their rows (rows, width)."""
+        sizes = [math.prod(shape) for shape in self.shapes.values()]
+        parts = torch.split(values.flatten()[: self.size], sizes)
+        return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Shard:
     """The rows of one worker before an erasure, with all their examples.
 
-    Shapes: n own rows, e edges, d dimensions. Rows are ordered by partition, so each partition's rows are together.
+    Shapes: n own rows, e edges, a rows of an example, d columns. Rows are ordered by partition, so each partition's
+    rows are together. An edge is an example seen from one of its rows.
     """
 
     rows: Tensor
@@ -23,42 +75,86 @@ class Shard:
     """(n, d) float64: the model before the batch."""
     indptr: Tensor
     """(n + 1,) int64."""
-    other: Tensor
-    """(e,) int64: global row at the far end."""
+    others: Tensor
+    """(e, a - 1) int64: global rows at the other places of the example, in their order."""
     label: Tensor
     """(e,) float64."""
     example: Tensor
-    """(e,) int64: id of the example."""
+    """(e,) int64: id of the example; several edges of a row share one where several negatives were drawn for it."""
+    place: Tensor | None = None
+    """(e,) int64: which place of the example the row itself has; None where the score does not ask."""
+    weight: Tensor | None = None
+    """(e,) float64: factor of the example's loss and regulariser; None: all 1."""
+    graph: Graph | None = None
+    """Of a graph model."""
+    dense: DenseLayout | None = None
+    """Of a model with parameters beside its rows; ``rows`` ends with those that this worker owns of them."""
+    dense_mass: float = 0.0
+    """What ``mass`` is for the dense parameters' rows: all examples."""
 
     @property
     def degrees(self) -> Tensor:
-        """(n,) examples of each row before the erasure."""
+        """(n,) edges of each row before the erasure."""
         return torch.diff(self.indptr)
+
+    @property
+    def mass(self) -> Tensor:
+        """(n,) examples of each row before the erasure, counted with their weights."""
+        counts = self.degrees.double() if self.weight is None else row_totals(self.indptr, self.weight)
+        return torch.where(self.is_dense, self.dense_mass, counts)
+
+    @property
+    def is_dense(self) -> Tensor:
+        """(n,) bool: rows that hold dense parameters."""
+        return self.rows >= (self.dense.first_row if self.dense else torch.iinfo(torch.int64).max)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
     """Some of a worker's rows with some of their edges, and the exchange that brings the far ends.
 
-    Shapes: m rows, e edges, h distinct far ends.
+    Shapes: m rows, e edges, a rows of an example, h distinct far ends.
     """
 
     positions: Tensor
     """(m,) positions of the rows in the shard, ascending."""
+    partition: Tensor
+    """(m,) ascending: virtual partition of each row."""
     indptr: Tensor
     """(m + 1,)."""
-    col: Tensor
-    """(e,) position of the far end among the arriving rows (h)."""
+    cols: Tensor
+    """(e, a - 1) positions of the far ends among the arriving rows (h)."""
     label: Tensor
     """(e,) float64."""
+    place: Tensor | None
+    """(e,) which place of the example the row has."""
+    weight: Tensor | None
+    """(e,) float64: factor of the example; None: all 1."""
+    example: Tensor
+    """(e,) id of the edge's example."""
     erased: Tensor
     """(e,) bool: whether the edge's example is to be erased."""
     plan: GatherPlan
 
     @property
+    def col(self) -> Tensor:
+        """(e,) position of the far end of a pair among the arriving rows (h)."""
+        return self.cols[:, 0]
+
+    @property
+    def factor(self) -> Tensor:
+        """(e,) float64: factor of every example, whether it stays or goes."""
+        return torch.ones_like(self.label) if self.weight is None else self.weight
+
+    @property
     def kept(self) -> Tensor:
-        """(e,) float64: 1 for an edge that stays, 0 for one that goes."""
-        return (~self.erased).to(torch.float64)
+        """(e,) float64: factor of an edge that stays, 0 for one that goes."""
+        return self.factor * (~self.erased).to(torch.float64)
+
+    @property
+    def gone(self) -> Tensor:
+        """(e,) float64: factor of an edge that goes, 0 for one that stays."""
+        return self.factor * self.erased.to(torch.float64)
 
 
 def edges_of(indptr: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,31 +171,42 @@ def row_counts(indptr: Tensor, flag: Tensor) -> Tensor:
     return running[indptr[1:]] - running[indptr[:-1]]
 
 
+def row_totals(indptr: Tensor, values: Tensor) -> Tensor:
+    """Sum of values (e,) over the edges of each row, (m,); in stored order, whatever lies beside the row."""
+    if len(indptr) == 1:  # which segment_reduce refuses
+        return values.new_zeros(0)
+    return torch.segment_reduce(values, "sum", lengths=torch.diff(indptr), initial=0.0)
+
+
 def make_block(
-    shard: Shard, erased: Tensor, positions: Tensor, communicator: Communicator, far_ends: Tensor | None = None
+    shard: Shard, erased: Tensor, positions: Tensor, communicator: Communicator, among: Tensor | None = None
 ) -> Block:
-    """The rows at some positions with all their edges, or only those to some far ends.
+    """The rows at some positions with all their edges, or only with some.
 
     Args:
         shard: This worker's rows.
         erased: (e,) bool over the shard's edges.
         positions: (m,) ascending.
         communicator: All workers make this call together.
-        far_ends: (N,) bool over global rows; None: all.
+        among: (e,) bool over the shard's edges: those wanted; None: all.
     """
     indptr, edges = edges_of(shard.indptr, positions)
-    if far_ends is not None:
-        wanted = far_ends[shard.other[edges]]
+    if among is not None:
+        wanted = among[edges]
         indptr, edges = _pointers(row_counts(indptr, wanted)), edges[wanted]
-    far = shard.other[edges]
+    far = shard.others[edges]
     needed = torch.zeros(len(communicator.ownership.rank), dtype=torch.bool, device=far.device)
-    needed[far] = True
+    needed[far.flatten()] = True
     plan = communicator.plan(torch.nonzero(needed).flatten())
     return Block(
         positions=positions,
+        partition=shard.partition[positions],
         indptr=indptr,
-        col=index_of(plan.rows, len(needed))[far],
+        cols=index_of(plan.rows, len(needed))[far],
         label=shard.label[edges],
+        place=None if shard.place is None else shard.place[edges],
+        weight=None if shard.weight is None else shard.weight[edges],
+        example=shard.example[edges],
         erased=erased[edges],
         plan=plan,
     )
@@ -107,8 +214,16 @@ def make_block(
 
 def only_edges(block: Block, keep: Tensor) -> Block:
     """The same rows and exchange with only the edges that a mask (e,) selects."""
-    pointers = _pointers(row_counts(block.indptr, keep))
-    return replace(block, indptr=pointers, col=block.col[keep], label=block.label[keep], erased=block.erased[keep])
+    return replace(
+        block,
+        indptr=_pointers(row_counts(block.indptr, keep)),
+        cols=block.cols[keep],
+        label=block.label[keep],
+        place=None if block.place is None else block.place[keep],
+        weight=None if block.weight is None else block.weight[keep],
+        example=block.example[keep],
+        erased=block.erased[keep],
+    )
 
 
 def index_of(rows: Tensor, size: int) -> Tensor:

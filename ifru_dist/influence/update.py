@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ifru_dist.influence.cg import Solution
 from ifru_dist.influence.communicator import Communicator
-from ifru_dist.influence.damping import row_damping
+from ifru_dist.influence.damping import gradient_damping, row_damping
 from ifru_dist.influence.direct import DirectObjective
 from ifru_dist.influence.importance import endpoints, select_by_degree, select_by_step
 from ifru_dist.influence.kernels import Kernels
@@ -33,6 +33,20 @@ _DIVERGED = 20.0
 many steps 3 to 16 times as much was left, in models stopped early that had come closer to retraining all the same."""
 _MARGIN = 0.5
 """Rows enter until the rest is this far under the tolerance: those that enter raise the rest a little as they move."""
+
+
+def make_objective(
+    shard: Shard,
+    erased: Tensor,
+    selected: Tensor,
+    model: Model,
+    communicator: Communicator,
+    kernels: Kernels,
+    options: SolveOptions,
+) -> Objective:
+    """The objective of a batch for the kind of model that it is for; the arguments are those of DirectObjective."""
+    kind = DirectObjective if len(model.layer_weights) == 1 else PropagatedObjective
+    return kind(shard, erased, selected, model, communicator, kernels, options)
 
 
 class Batch:
@@ -64,14 +78,14 @@ class Batch:
         self._shard, self._erased, self._options, self._communicator = shard, erased, options, communicator
         self._reduction = Reduction(communicator, kernels, shard.partition, partitions)
         with self._clock("subgraph"):
-            self._selected = self._first_rows(kernels)
+            self._selected = self._first_rows()
         with self._clock("gradient"):
             kind = DirectObjective if len(model.layer_weights) == 1 else PropagatedObjective
-            self._objective: Objective = kind(
-                shard, erased, self._selected, model, communicator, kernels, options.product_dtype
-            )
+            self._objective: Objective = kind(shard, erased, self._selected, model, communicator, kernels, options)
             self._start_norm = self._norm(self._objective.start_residual())
             self._tilt_norm = self._norm(RowValues(self._objective.positions, self._objective.start_gradient()))
+            by_gradient = options.anchor == "gradient"
+            self._squares = self._objective.start_squares() if by_gradient else None
         self._room = self._row_budget()
         self._bytes_prepared = communicator.bytes_sent - sent
 
@@ -82,7 +96,7 @@ class Batch:
             This worker's rows and the common figures. An outcome whose status is not usable must not be committed.
         """
         self._clock, sent = self._prepared.copy(), self._communicator.bytes_sent
-        anchor, rounds = row_damping(damping, self._shard.degrees), list[Round]()
+        anchor, rounds = self._anchor(damping), list[Round]()
         current = self._stage(self._selected, self._objective, anchor)
         self._descend(current)
         while True:
@@ -108,21 +122,27 @@ class Batch:
         sent = self._communicator.bytes_sent - sent + self._bytes_prepared
         return replace(outcome, seconds=dict(self._clock.seconds), bytes_sent=sent)
 
-    def _first_rows(self, kernels: Kernels) -> Tensor:
-        """Mask (n,) of the rows of the first round."""
-        options = self._options
-        pinned, self._emptied = endpoints(self._shard, self._erased)
-        if options.importance == "step":
-            return pinned
-        return select_by_degree(
-            self._shard,
-            self._erased,
-            self._communicator,
-            kernels,
-            hops=options.hops,
-            quantile=options.quantile,
-            row_budget=options.row_budget if isinstance(options.row_budget, int) else math.inf,
-        )
+    def _first_rows(self) -> Tensor:
+        """Mask (n,) of the rows of the first round; dense parameters that may move do so from the beginning."""
+        options, shard = self._options, self._shard
+        chosen, self._emptied = endpoints(shard, self._erased)
+        if options.importance == "degree":
+            chosen = select_by_degree(
+                shard,
+                self._erased,
+                self._communicator,
+                hops=options.hops,
+                quantile=options.quantile,
+                row_budget=options.row_budget if isinstance(options.row_budget, int) else math.inf,
+            )
+        return chosen if options.dense == "frozen" else chosen | shard.is_dense
+
+    def _anchor(self, damping: float) -> Tensor:
+        """Lambda (n,) of all own rows."""
+        strength = damping * self._options.anchor_scale
+        if self._squares is None:
+            return row_damping(strength, self._shard.mass)
+        return gradient_damping(strength, self._squares)
 
     @property
     def _near_stationary(self) -> bool:
@@ -222,13 +242,15 @@ class Batch:
                 stage.move(self._shard.embeddings)
                 change, status = 0.0, "under_resolution"
         rho = self._left(stage) / self._start_norm if self._start_norm > 0 else 0.0
+        dense = self._shard.is_dense[objective.positions]
         last = max(index for index, entry in enumerate(rounds) if entry.kept)
         rounds[last] = replace(rounds[last], residual_outside=self._outside_share(stage))
         if status in USABLE and rho > _DIVERGED:
             status = "diverged"
         return Outcome(
-            rows=self._shard.rows[objective.positions],
-            values=stage.embeddings[objective.positions],
+            rows=self._shard.rows[objective.positions[~dense]],
+            values=stage.embeddings[objective.positions[~dense]],
+            dense=self._dense_values(stage),
             emptied=self._shard.rows[self._emptied],
             rounds=rounds,
             newton_steps=stage.steps + stage.steps_before,
@@ -237,14 +259,35 @@ class Batch:
             status=status if math.isfinite(rho) and math.isfinite(change) else "not_finite",
             objective_change=change,
             influence_residual=rho,
+            product_error=self._product_error(stage) if objective.prunes else None,
         )
+
+    def _product_error(self, stage: "_Stage") -> float:
+        """What pruning left out of the product with the whole update, relative to the exact product."""
+        positions, kind = stage.tilted.objective.positions, self._options.curvature
+        update = stage.embeddings[positions] - self._shard.embeddings[positions]
+        exact = stage.point.curvature(kind, exact=True).product(update)
+        left_out = exact - stage.point.curvature(kind).product(update)
+        whole = self._norm(RowValues(positions, exact))
+        return self._norm(RowValues(positions, left_out)) / whole if whole > 0 else 0.0
+
+    def _dense_values(self, stage: "_Stage") -> dict[str, Tensor]:
+        """The dense parameters after the batch, where they moved and this worker owns them."""
+        shard, dense = self._shard, self._shard.is_dense
+        if shard.dense is None or self._options.dense == "frozen" or not bool(dense.any()):
+            return {}
+        return shard.dense.unpack(stage.embeddings[dense])
 
     def _round(self, stage: "_Stage", *, kept: bool) -> Round:
         """The figures of a round."""
-        rows, edges = self._totals(stage.selected.sum(), self._shard.degrees[stage.selected].sum())
+        objective, own = stage.tilted.objective, stage.selected & ~self._shard.is_dense
+        read = torch.tensor([objective.edges_per_product, objective.edges_per_residual], device=own.device)
+        rows, edges, products, residuals = self._totals(own.sum(), self._shard.degrees[own].sum(), *read)
         return Round(
             rows=rows,
             edges=edges,
+            edges_per_product=products,
+            edges_per_residual=residuals,
             iterations=[solution.iterations for solution in stage.solutions],
             residual_outside=None if stage.outside is None else self._outside_share(stage),
             kept=kept,

@@ -38,7 +38,8 @@ class Part:
     """What one fragment gave."""
 
     rows: pa.Table
-    """Usable rows in file order: user and item (dictionary-encoded), label (int8), timestamp (float64) where read."""
+    """Usable rows in file order: user, item and further fields (dictionary-encoded), label (int8), timestamp (float64)
+    where read."""
     bad: pa.Table
     """Rows for the quarantine, in its schema."""
 
@@ -81,13 +82,12 @@ def _plain(batch: pa.RecordBatch, fragment: Fragment) -> dict[str, pa.Array]:
 
 def _judge(plain: dict[str, pa.Array], rule: LabelRule) -> tuple[pa.Table, dict[str, NDArray[np.bool_]]]:
     """The rows with labels and comparable times, and the masks of the rows with each problem."""
-    users, items = plain["user"], plain["item"]
+    ids = {role: column for role, column in plain.items() if role not in ("value", "timestamp")}
     values = as_numbers(plain["value"])
-    columns = {"user": users, "item": items, "label": rule.labels(values)}
+    columns = {**ids, "label": rule.labels(values)}
     problems = {
-        "null_user": is_missing(users),
-        "null_item": is_missing(items),
-        "line_break_in_id": has_line_break(users) | has_line_break(items),
+        **{f"null_{role}": is_missing(column) for role, column in ids.items()},
+        "line_break_in_id": np.any([has_line_break(column) for column in ids.values()], axis=0),
         rule.reason: ~rule.usable(values),
     }
     if "timestamp" in plain:
@@ -105,9 +105,14 @@ def _first_reason(problems: dict[str, NDArray[np.bool_]], n_rows: int) -> NDArra
     return reasons
 
 
+def id_columns(rows: pa.Table) -> list[str]:
+    """Names of the id columns of usable rows: user, item, then further fields."""
+    return [name for name in rows.column_names if name not in ("label", "timestamp")]
+
+
 def _encoded(rows: pa.Table) -> pa.Table:
     """The rows with ids as codes into the ids that occur."""
-    for name in ("user", "item"):
+    for name in id_columns(rows):
         ids = rows.column(name).combine_chunks().dictionary_encode()
         rows = rows.set_column(rows.schema.get_field_index(name), name, ids)
     return rows

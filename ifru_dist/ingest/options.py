@@ -1,5 +1,6 @@
 """What a caller may say about the logs and about the data to be made of them."""
 
+import re
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -9,6 +10,10 @@ from ifru_dist.errors import ConfigError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 DEFAULT_SPLIT = (0.6, 0.2, 0.2)
+FIELD_NAME = re.compile(r"[\w-]+")
+"""What a file may be named after."""
+TAKEN_NAMES = frozenset({"user", "item", "value", "label", "timestamp", "example"})
+"""Names that other columns of the workspace and of the reading have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +30,9 @@ class PrepareOptions:
     """Column of the user ids: integers or strings."""
     item_column: str = "item"
     """Column of the item ids: integers or strings."""
+    fields: Annotated[tuple[str, ...], Field(max_length=100)] = ()
+    """Further columns that an example has a row of, such as hour or device: integers or strings, each a table of its
+    own. For models of more than two fields."""
     rating_column: str = "rating"
     """Column of the ratings; read only where no --label-column is given."""
     label_column: str | None = None
@@ -78,9 +86,15 @@ class PrepareOptions:
     def _check_names(self) -> None:
         """No column serves twice."""
         value = self.rating_column if self.label_column is None else self.label_column
-        names = [self.user_column, self.item_column, value, self.timestamp_column]
+        names = [self.user_column, self.item_column, *self.fields, value, self.timestamp_column]
         if twice := {name for name in names if name is not None and names.count(name) > 1}:
             raise ConfigError(f"column {sorted(twice)[0]!r} is named for two purposes: give each its own column")
+        for name in self.fields:
+            if name in TAKEN_NAMES or not FIELD_NAME.fullmatch(name):
+                raise ConfigError(
+                    f"--fields {name!r} cannot name a table: rename the column in the logs, to letters, digits, _ and "
+                    f"- only, and to none of {', '.join(sorted(TAKEN_NAMES))}"
+                )
 
 
 def _words(shares: tuple[float, ...]) -> str:

@@ -78,7 +78,8 @@ def prepare(
     with run.phase("select"):
         split = _given(parts) if options.given_split else _selected(rows, options, run)
     with run.phase("tables"):
-        dataset = _dataset(rows, split, run, from_text=groups[0][0].is_csv)
+        names = ("user", "item", *options.fields)
+        dataset = _dataset(rows, names, split, run, from_text=groups[0][0].is_csv)
     return Prepared(dataset, run.counts, run.seconds)
 
 
@@ -134,28 +135,28 @@ def _selected(rows: Rows, options: PrepareOptions, run: _Run) -> list[Positions]
     return [kept[part] for part in random_split(len(kept), options.split, options.seed)]
 
 
-def _dataset(rows: Rows, split: Sequence[Positions], run: _Run, *, from_text: bool) -> Dataset:
-    """Tables of the training part, and the pairs of every part that lie in them."""
+def _dataset(rows: Rows, names: tuple[str, ...], split: Sequence[Positions], run: _Run, *, from_text: bool) -> Dataset:
+    """Tables of the training part, and the rows of every part that lie in them."""
     train = split[0]
     if len(train) == 0:
         raise InputError(f"the training part has no usable rows ({len(rows):,} in all): give more logs")
-    tables = [training_table(ids.ids, ids.codes[train], from_text=from_text) for ids in (rows.users, rows.items)]
-    n_users = len(tables[0][0])
+    tables = [training_table(ids.ids, ids.codes[train], from_text=from_text) for ids in rows.ids]
+    sizes = [len(ids) for ids, _ in tables]
+    offsets = np.cumsum([0, *sizes[:-1]])
     parts, unseen = [], {}
     for name, positions in zip(PARTS, split, strict=True):
-        users, items = (
-            row_of_code[ids.codes[positions]]
-            for (_, row_of_code), ids in zip(tables, (rows.users, rows.items), strict=True)
+        local = np.stack(
+            [row_of[ids.codes[positions]] for (_, row_of), ids in zip(tables, rows.ids, strict=True)], axis=1
         )
-        seen = (users >= 0) & (items >= 0)
-        pairs = np.stack([users[seen], items[seen] + n_users], axis=1)
-        parts.append(Interactions(pairs, rows.labels[positions][seen].astype(np.float32)))
+        seen = np.asarray((local >= 0).all(axis=1))
+        parts.append(Interactions(local[seen] + offsets, rows.labels[positions][seen].astype(np.float32)))
         unseen[name] = int(len(seen) - seen.sum())
-    run.counts |= {"users": n_users, "items": len(tables[1][0])}
+    run.counts |= {"users": sizes[0], "items": sizes[1], "fields": dict(zip(names[2:], sizes[2:], strict=True))}
     run.counts |= {name: len(part) for name, part in zip(PARTS, parts, strict=True)}
     run.counts["dropped_unseen"] = {name: unseen[name] for name in PARTS[1:]}
     run.counts["positive_share"] = {name: _positive_share(part) for name, part in zip(PARTS, parts, strict=True)}
-    return Dataset(ids=(tables[0][0], tables[1][0]), train=parts[0], valid=parts[1], test=parts[2], extra=run.counts)
+    ids = tuple(ids for ids, _ in tables)
+    return Dataset(ids=ids, tables=names, train=parts[0], valid=parts[1], test=parts[2], extra=run.counts)
 
 
 def _positive_share(part: Interactions) -> float | None:

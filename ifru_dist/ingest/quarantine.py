@@ -42,7 +42,8 @@ def bad_rows(
         plain: Columns of the batch by role.
         at: Positions of the bad rows in the batch (n,).
     """
-    values = {name: column.take(pa.array(at)).cast(pa.string()) for name, column in plain.items()}
+    shown = {name: column for name, column in plain.items() if name in ("user", "item", "value", "timestamp")}
+    values = {name: column.take(pa.array(at)).cast(pa.string()) for name, column in shown.items()}
     return _table(path, numbers, pa.array(reasons.tolist(), pa.string()), values)
 
 

@@ -1,7 +1,7 @@
 """Reading logs by Dask, one task a fragment, into rows of integer codes.
 
-A task turns its fragment into codes at once, so text never piles up: a row costs 9 bytes, or 17 with a timestamp, and
-nothing has to be shuffled between workers.
+A task turns its fragment into codes at once, so text never piles up: a row costs 9 bytes, 8 more with a timestamp and 4
+for each further field, and nothing has to be shuffled between workers.
 """
 
 import sys
@@ -17,7 +17,7 @@ from dask.delayed import delayed
 from dask.diagnostics.progress import ProgressBar
 from numpy.typing import NDArray
 
-from ifru_dist.ingest.cleaning import LabelRule, Part, read_part
+from ifru_dist.ingest.cleaning import LabelRule, Part, id_columns, read_part
 from ifru_dist.ingest.identifiers import CodedIds, unify
 from ifru_dist.ingest.sources import Columns, Fragment
 
@@ -29,8 +29,8 @@ Scheduler = str | Callable[..., Any]
 class Rows:
     """Usable rows of all files, in file order."""
 
-    users: CodedIds
-    items: CodedIds
+    ids: tuple[CodedIds, ...]
+    """Of each table: users, items, then further fields."""
     labels: NDArray[np.int8]
     """(rows,)."""
     times: NDArray[np.float64] | None
@@ -39,6 +39,16 @@ class Rows:
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.labels)
+
+    @property
+    def users(self) -> CodedIds:
+        """Users of the rows."""
+        return self.ids[0]
+
+    @property
+    def items(self) -> CodedIds:
+        """Items of the rows."""
+        return self.ids[1]
 
 
 def read_parts(fragments: Sequence[Fragment], columns: Columns, rule: LabelRule, scheduler: Scheduler) -> list[Part]:
@@ -59,8 +69,7 @@ def join_parts(parts: Sequence[Part]) -> Rows:
     tables = [part.rows for part in parts if len(part.rows)]
     times = [table.column("timestamp").to_numpy() for table in tables if "timestamp" in table.column_names]
     return Rows(
-        users=unify([table.column("user") for table in tables]),
-        items=unify([table.column("item") for table in tables]),
+        ids=tuple(unify([table.column(name) for table in tables]) for name in id_columns(tables[0])),
         labels=np.concatenate([table.column("label").to_numpy() for table in tables]),
         times=np.concatenate(times) if times else None,
     )

@@ -27,14 +27,16 @@ def resolve_columns(options: PrepareOptions, files: Sequence[LogFile]) -> Column
         item=options.item_column,
         value=options.rating_column if options.label_column is None else options.label_column,
         timestamp=None if options.given_split else asked,
+        fields=options.fields,
     )
     value_option = "--rating-column" if options.label_column is None else "--label-column"
     named_by = {"user": "--user-column", "item": "--item-column", "value": value_option}
+    named_by |= dict.fromkeys(columns.fields, "--fields")
     for file in files:
         for role, name in columns.by_role().items():
             _check_present(file, name, named_by.get(role, "--timestamp-column"))
             _check_type(file, role, name)
-    for name in (columns.user, columns.item):
+    for name in (columns.user, columns.item, *columns.fields):
         _check_same_kind(files, name)
     return columns
 
@@ -64,11 +66,9 @@ def _check_type(file: LogFile, role: str, name: str) -> None:
     kind = value_type(file.schema.field(name).type)
     is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
     usable, wanted = {
-        "user": (pa.types.is_integer(kind), "integers or strings"),
-        "item": (pa.types.is_integer(kind), "integers or strings"),
         "value": (is_number or pa.types.is_boolean(kind), "numbers"),
         "timestamp": (is_number or pa.types.is_timestamp(kind) or pa.types.is_date(kind), "numbers or timestamps"),
-    }[role]
+    }.get(role, (pa.types.is_integer(kind), "integers or strings"))
     if not (usable or is_text(kind)):
         raise InputError(f"column {name!r} of {file.path} has type {kind}: write it as {wanted}")
 

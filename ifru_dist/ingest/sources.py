@@ -27,10 +27,13 @@ class Columns:
     value: str
     """The rating, or the label where labels are given."""
     timestamp: str | None
+    fields: tuple[str, ...] = ()
+    """Further id columns; the role of each is its name."""
 
     def by_role(self) -> dict[str, str]:
         """Column name by role, in the order in which they are read."""
-        roles = {"user": self.user, "item": self.item, "value": self.value}
+        fields = {name: name for name in self.fields}
+        roles = {"user": self.user, "item": self.item, **fields, "value": self.value}
         return roles if self.timestamp is None else {**roles, "timestamp": self.timestamp}
 
 

@@ -18,7 +18,7 @@ def plain_columns(batch: pa.RecordBatch) -> dict[str, pa.Array]:
         kind = value_type(column.type)
         if is_text(kind):
             kind = pa.large_string()
-        elif name in ("user", "item"):
+        elif name not in ("value", "timestamp"):
             kind = pa.int64()
         columns[name] = column.cast(kind)
     return columns

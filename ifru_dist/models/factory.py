@@ -1,17 +1,52 @@
 """From what the workspace records of a model to the model itself."""
 
+import importlib
+
+from ifru_dist.errors import ConfigError
 from ifru_dist.models.base import Model
+from ifru_dist.models.factorisation_machine import FactorisationMachine
 from ifru_dist.models.lightgcn import LightGCN
-from ifru_dist.models.losses import BinaryCrossEntropy, Loss
-from ifru_dist.models.matrix_factorisation import MatrixFactorisation
+from ifru_dist.models.matrix_factorisation import BiasedMatrixFactorisation, MatrixFactorisation
+from ifru_dist.models.neumf import NeuMF
+from ifru_dist.models.pairwise import Pairwise
 from ifru_dist.models.spec import ModelSpec
 
-_LOSSES: dict[str, Loss] = {"bce": BinaryCrossEntropy()}
+_SHIPPED: dict[str, type[Model]] = {
+    "mf": MatrixFactorisation,
+    "biased-mf": BiasedMatrixFactorisation,
+    "lightgcn": LightGCN,
+    "neumf": NeuMF,
+    "fm": FactorisationMachine,
+}
 
 
 def build_model(spec: ModelSpec) -> Model:
-    """The model that a spec describes; a validated spec names only models and losses that exist."""
-    loss = _LOSSES[spec.loss]
-    if spec.name == "lightgcn":
-        return LightGCN(loss=loss, l2=spec.l2, l2_row=spec.l2_row, layers=spec.layers)
-    return MatrixFactorisation(loss=loss, l2=spec.l2, l2_row=spec.l2_row)
+    """The model that a validated spec describes.
+
+    Raises:
+        ConfigError: the spec names a class that cannot be imported, or that is no Model, or a model of two fields is
+            to take more.
+    """
+    kind = _SHIPPED.get(spec.name) or _imported(spec.name)
+    if spec.fields > 2 and kind is not FactorisationMachine and spec.name in _SHIPPED:
+        raise ConfigError(
+            f"--model = {spec.name}: takes a user and an item, but the workspace has {spec.fields} fields: use fm, or "
+            "preprocess without --fields"
+        )
+    model = kind(spec)
+    return Pairwise(model) if spec.loss == "bpr" else model
+
+
+def _imported(name: str) -> type[Model]:
+    """The class that ``package.module:Class`` names."""
+    module_name, _, class_name = name.partition(":")
+    try:
+        kind = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"--model = {name}: cannot be imported ({error}): put the module on PYTHONPATH of every worker, with "
+            "ray job submit by --working-dir or a runtime environment"
+        ) from None
+    if not (isinstance(kind, type) and issubclass(kind, Model)):
+        raise ConfigError(f"--model = {name}: is no subclass of ifru_dist.models.base.Model: see docs/models.md")
+    return kind

@@ -1,22 +1,36 @@
-"""Matrix factorisation: the score of a pair is the dot product of its two embedding rows."""
+"""Matrix factorisation, plain and with biases."""
 
-from dataclasses import dataclass
+from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from ifru_dist.models.losses import Loss
+from ifru_dist.models.base import Dense, Model
 
 
-@dataclass(frozen=True, kw_only=True)
-class MatrixFactorisation:
-    """Embeddings are scored as they are; no graph is read."""
+class MatrixFactorisation(Model):
+    """The score of a pair is the dot product of its two embedding rows; no graph is read."""
 
-    loss: Loss
-    l2: float
-    l2_row: float = 0.0
-    name: str = "mf"
-    layer_weights: tuple[float, ...] = (1.0,)
+    dot_product: ClassVar[bool] = True
 
-    def score(self, rows: Tensor) -> Tensor:
+    def score(self, rows: Tensor, dense: Dense) -> Tensor:
         """Dot products (n,) of row pairs (n, 2, d)."""
         return (rows[:, 0] * rows[:, 1]).sum(dim=-1)
+
+
+class BiasedMatrixFactorisation(Model):
+    """Dot product plus a bias of either row, the last column of its embedding, plus one bias of all."""
+
+    @property
+    def width(self) -> int:
+        """The dimensions and the bias."""
+        return self.spec.dim + 1
+
+    def initial_dense(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """The bias of all, zero."""
+        return {"bias": torch.zeros(())}
+
+    def score(self, rows: Tensor, dense: Dense) -> Tensor:
+        """Scores (n,) of row pairs (n, 2, d + 1)."""
+        interaction = (rows[:, 0, :-1] * rows[:, 1, :-1]).sum(dim=-1)
+        return interaction + rows[:, 0, -1] + rows[:, 1, -1] + dense["bias"]

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,15 @@ from ifru_dist.evaluation.forgetting import logit_gap, logloss
 from ifru_dist.evaluation.report import check_output, figure, markdown_table, write_report
 from ifru_dist.influence.options import REMEDIES, USABLE, Status
 from ifru_dist.influence.outcome import Outcome
-from ifru_dist.pipelines.calibration_curve import CurvePoint, best_point, curve_notes, damping_beyond, dampings_between
+from ifru_dist.models.parameters import Parameters
+from ifru_dist.pipelines.calibration_curve import (
+    CurvePoint,
+    best_curve,
+    best_point,
+    curve_notes,
+    damping_beyond,
+    dampings_between,
+)
 from ifru_dist.pipelines.calibration_sample import draw_sample
 from ifru_dist.pipelines.gangs import GangFlags, run_on_workers
 from ifru_dist.pipelines.merging import merged_update
@@ -26,7 +34,7 @@ from ifru_dist.pipelines.progress import say
 from ifru_dist.pipelines.references import calibration_seed, train_reference
 from ifru_dist.pipelines.requests import Request, read_requests, with_integer_ids
 from ifru_dist.pipelines.scoring import Scorer
-from ifru_dist.pipelines.solving import SolveFlags
+from ifru_dist.pipelines.solving import ChosenDamping, SolveFlags, chosen_anchor
 from ifru_dist.sharding.policy import Failure
 from ifru_dist.sharding.solo import WorkerGroup
 from ifru_dist.workspace.commits import commit_calibration
@@ -35,6 +43,8 @@ from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import Version, open_version
 
 Damping = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+Temperature = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 
 _EXTENSIONS = 4
 """How often a grid whose best value is its first or last one is extended."""
@@ -51,7 +61,9 @@ class CalibrateConfig(SolveFlags, GangFlags):
     workspace: Path
     """Folder of the workspace; on a cluster, on a file system that all nodes share."""
     dampings: Annotated[tuple[Damping, ...], Field(min_length=1)] = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
-    """Values of c to try, of Lambda = c * sqrt(degree)."""
+    """Values of c to try, of Lambda (see --anchor)."""
+    temperatures: Literal["auto"] | Annotated[tuple[Temperature, ...], Field(min_length=1)] = "auto"
+    """Temperatures of the loss to try; auto: 1, 1.5 and 2 for graph models that were stopped early, 1 for others."""
     refine: Annotated[int, Field(ge=0)] = 3
     """Further values to try on either side of the best one, between it and its neighbours."""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.02
@@ -98,11 +110,12 @@ def calibrate(config: CalibrateConfig) -> int:
 def calibrate_summary(report: dict[str, Any]) -> str:
     """The report in words, with the curve as a table."""
     sample, gap = report["sample"], report["gap"]
-    shown = ("damping", "gap", "relative_gap", "logloss_sample", "influence_residual", "status")
+    shown = ("damping", "temperature", "gap", "relative_gap", "logloss_sample", "influence_residual", "status")
     kept = "a dry run changes nothing" if report["config"]["dry_run"] else "jobs/unlearn.py takes it from here on"
     kept = kept if report["usable"] else "not kept: see the notes"
     lines = [
-        f"damping {report['damping']:.4g} comes closest to retraining ({kept})",
+        f"damping {report['damping']:.4g} (anchor {report['anchor']}, temperature {report['temperature']:g}) comes "
+        f"closest to retraining ({kept})",
         f"gap on {sample['interactions']} sampled interactions: {figure(gap)}; of doing nothing: "
         f"{figure(report['gap_do_nothing'])}",
         "",
@@ -120,6 +133,7 @@ class _Unlearned:
     """The sample unlearned with one damping."""
 
     damping: float
+    temperature: float
     status: Status
     iterations: list[int]
     influence_residual: float
@@ -133,7 +147,7 @@ class _CalibrateJob:
     def __init__(self, config: CalibrateConfig, exclude: list[Request], version: Version, started: float) -> None:
         self._config, self._version, self._started = config, version, started
         config.check_model(version.model.spec)
-        self._embeddings = version.embeddings()
+        self._parameters, self._anchor = version.parameters(), chosen_anchor(version.model, config)
         excluded = with_integer_ids(exclude, version)
         self._sample = draw_sample(version, config.share, config.max_sample, config.seed, excluded)
         self._seconds = {"solve": 0.0, "retrain": 0.0}
@@ -142,7 +156,8 @@ class _CalibrateJob:
 
     def run(self) -> dict[str, Any]:
         """Find the damping and commit it; returns the report (docs/reports.md says what each key means)."""
-        curve = self._curve()
+        curves = self._curves()
+        curve = best_curve(curves)
         best, before = best_point(curve), self._version.manifest.version
         after, usable = before, best.gap is not None and best.gap < self._gap(self._original)
         if usable and not self._config.dry_run:
@@ -155,15 +170,18 @@ class _CalibrateJob:
             "model": asdict(self._version.model.spec),
             "sample": {
                 "interactions": len(self._sample.examples),
-                "pairs": len(np.unique(self._sample.sampled.rows, axis=0)),
+                "pairs": len(np.unique(self._sample.sampled.pairs, axis=0)),
                 "excluded": self._sample.excluded,
                 "seed": self._config.seed,
             },
             "damping": best.damping,
+            "anchor": self._anchor.kind,
+            "anchor_scale": self._anchor.scale,
+            "temperature": best.temperature,
             "usable": usable,
             "gap": best.gap,
             "gap_do_nothing": self._gap(self._original),
-            "curve": [asdict(point) for point in curve],
+            "curve": [asdict(point) for each in curves for point in each],
             "logloss_sample": {
                 "original": self._logloss(self._original),
                 "unlearned": best.logloss_sample,
@@ -186,73 +204,99 @@ class _CalibrateJob:
             seed=self._config.seed,
             version=self._version.manifest.version,
             solver=self._config.solver_settings(),
+            anchor=self._anchor.kind,
+            temperature=best.temperature,
         )
 
-    def _curve(self) -> list[CurvePoint]:
-        """How close each damping comes, ascending: those of the grid, then some around the best of them."""
-        curve = self._points(self._grid())
+    @property
+    def _temperatures(self) -> tuple[float, ...]:
+        """Those to try, ascending."""
+        if self._config.temperatures != "auto":
+            return tuple(sorted(set(self._config.temperatures)))
+        return (1.0, 1.5, 2.0) if self._anchor.kind == "gradient" else (1.0,)
+
+    def _curves(self) -> list[list[CurvePoint]]:
+        """For each temperature how close each damping comes, ascending: the grid, then some around the best of them.
+
+        All grids are solved before the retraining, so that failures come early.
+        """
+        grids = self._grids()
+        curves = [self._points(grid) for grid in grids]
         try:
-            for _ in range(_EXTENSIONS):
-                if (further := damping_beyond(curve)) is None or not self._config.refine:
-                    break
-                curve = sorted(curve + self._points(self._solve({further})), key=lambda point: point.damping)
-            finer = self._solve(dampings_between(curve, self._config.refine))
+            return [self._refined(curve) for curve in curves]
         except GangError as error:  # a retraining may have taken hours since the workers were there
             self._notes.append(f"the best damping was not refined: {error}")
-            return curve
-        return sorted(curve + self._points(finer), key=lambda point: point.damping)
+            return curves
 
-    def _grid(self) -> list[_Unlearned]:
-        """The sample unlearned with each damping of the grid; before the retraining, so that failures come early.
+    def _refined(self, curve: list[CurvePoint]) -> list[CurvePoint]:
+        """A curve with points beyond an end that is the best, and between the best and its neighbours."""
+        if not any(point.gap is not None for point in curve):
+            return curve
+        temperature = curve[0].temperature
+        for _ in range(_EXTENSIONS):
+            if (further := damping_beyond(curve)) is None or not self._config.refine:
+                break
+            more = self._points(self._solve({further}, temperature))
+            curve = sorted(curve + more, key=lambda point: point.damping)
+        finer = self._points(self._solve(dampings_between(curve, self._config.refine), temperature))
+        return sorted(curve + finer, key=lambda point: point.damping)
+
+    def _grids(self) -> list[list[_Unlearned]]:
+        """For each temperature the sample unlearned with each damping of the grid.
 
         Raises:
             SolveError: none of them gave a usable update.
         """
-        solved = self._solve(set(self._config.dampings))
+        grids = [self._solve(set(self._config.dampings), temperature) for temperature in self._temperatures]
+        solved = [entry for grid in grids for entry in grid]
         if all(entry.scores is None for entry in solved):
             ends = {entry.status: entry.damping for entry in solved}
             told = "; ".join(f"{status} with {damping:g}: {REMEDIES[status]}" for status, damping in ends.items())
             raise SolveError(f"the solver gave no usable update with any of --dampings ({told}); nothing was committed")
-        return solved
+        return grids
 
-    def _solve(self, dampings: set[float]) -> list[_Unlearned]:
+    def _solve(self, dampings: set[float], temperature: float) -> list[_Unlearned]:
         """The sample unlearned with each damping, ascending, by workers that are given back afterwards."""
         if not dampings:
             return []
         ascending, examples = sorted(dampings), self._sample.examples
+        first = ChosenDamping(value=ascending[0], source="given", anchor=self._anchor, temperature=temperature)
 
         def work(gang: WorkerGroup) -> list[_Unlearned]:
-            say(f"unlearning {len(examples)} sampled interactions with {len(ascending)} dampings")
-            gang.call("prepare", examples, self._config.solve_options(ascending[0]))
-            return [self._unlearned(damping, gang.call("solve_prepared", damping)) for damping in ascending]
+            heat = f" at temperature {temperature:g}" if temperature != 1 else ""
+            say(f"unlearning {len(examples)} sampled interactions with {len(ascending)} dampings{heat}")
+            gang.call("prepare", examples, self._config.solve_options(first))
+            return [self._unlearned(first, value, gang.call("solve_prepared", value)) for value in ascending]
 
         start = time.perf_counter()
         solved = run_on_workers(self._version, self._config, work, self._note_failure)
         self._seconds["solve"] += time.perf_counter() - start
         return solved
 
-    def _unlearned(self, damping: float, outcomes: Sequence[Outcome]) -> _Unlearned:
+    def _unlearned(self, first: ChosenDamping, damping: float, outcomes: Sequence[Outcome]) -> _Unlearned:
         """What is kept of an update, which may be large: how it ended, and the scores of the sample."""
-        first, scores = outcomes[0], None
-        if first.status in USABLE:
+        outcome, scores = outcomes[0], None
+        if outcome.status in USABLE:
             scores = self._finite_scores(outcomes)
         return _Unlearned(
             damping=damping,
-            status="not_finite" if first.status in USABLE and scores is None else first.status,
-            iterations=first.iterations,
-            influence_residual=first.influence_residual,
+            temperature=first.temperature,
+            status="not_finite" if outcome.status in USABLE and scores is None else outcome.status,
+            iterations=outcome.iterations,
+            influence_residual=outcome.influence_residual,
             scores=scores,
         )
 
     def _finite_scores(self, outcomes: Sequence[Outcome]) -> NDArray[np.float64] | None:
         """Scores of the sample after a usable solve; None where the update or a score is not finite."""
         try:
-            rows, values = merged_update(self._version, outcomes, np.empty(0, np.int64))
+            update = merged_update(self._version, outcomes, np.empty(0, np.int64))
         except SolveError:  # of a usable solve: the rounded values are not finite
             return None
-        embeddings = self._embeddings.copy()
-        embeddings[rows] = values
-        scores = self._scores(embeddings)
+        embeddings = self._parameters.embeddings.copy()
+        embeddings[update.rows] = update.values
+        dense = self._parameters.dense if update.dense is None else update.dense
+        scores = self._scores(Parameters(embeddings, dense))
         return scores if np.isfinite(scores).all() else None
 
     def _points(self, solved: Sequence[_Unlearned]) -> list[CurvePoint]:
@@ -266,6 +310,7 @@ class _CalibrateJob:
             gap, loss = self._gap(entry.scores), self._logloss(entry.scores)
         return CurvePoint(
             damping=entry.damping,
+            temperature=entry.temperature,
             gap=gap,
             relative_gap=gap / do_nothing if gap is not None and do_nothing > 0 else None,
             status=entry.status,
@@ -277,7 +322,7 @@ class _CalibrateJob:
     @cached_property
     def _original(self) -> NDArray[np.float64]:
         """Scores of the sample by the model as it is."""
-        scorer = Scorer(self._version.model.spec, self._version.train(), self._embeddings)
+        scorer = Scorer(self._version.model.spec, self._version.train(), self._parameters)
         return scorer.scores(self._sample.sampled)
 
     @cached_property
@@ -287,16 +332,16 @@ class _CalibrateJob:
         say(f"retraining without the sample, on {len(self._sample.kept)} interactions (seed {seed})")
         fitted = train_reference(self._version, self._sample.kept, seed)
         self._seconds["retrain"] = fitted.seconds
-        return self._scores(fitted.embeddings)
+        return self._scores(fitted.parameters)
 
     @cached_property
     def _without_sample(self) -> Scorer:
-        """The model on the graph of the kept examples, which is built once for all embeddings."""
-        return Scorer(self._version.model.spec, self._sample.kept, self._embeddings)
+        """The model on the graph of the kept examples, which is built once for all parameters."""
+        return Scorer(self._version.model.spec, self._sample.kept, self._parameters)
 
-    def _scores(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Scores of the sample with embeddings (N, dim) on the graph of the kept examples."""
-        return self._without_sample.with_embeddings(embeddings).scores(self._sample.sampled)
+    def _scores(self, parameters: Parameters) -> NDArray[np.float64]:
+        """Scores of the sample with some parameters on the graph of the kept examples."""
+        return self._without_sample.with_parameters(parameters).scores(self._sample.sampled)
 
     def _gap(self, scores: NDArray[np.float64]) -> float:
         """Mean distance to the retrained model's scores of the sample, which is never empty."""
@@ -305,8 +350,8 @@ class _CalibrateJob:
         return gap
 
     def _logloss(self, scores: NDArray[np.float64]) -> float | None:
-        """Mean loss on the sample."""
-        return logloss(scores, self._sample.sampled.labels)
+        """Mean log loss on the sample; None where the model's scores are no logits."""
+        return logloss(scores, self._sample.sampled.labels, self._version.model.spec.loss)
 
     def _note_failure(self, failure: Failure) -> None:
         """Say that an attempt failed, and keep it for the report."""

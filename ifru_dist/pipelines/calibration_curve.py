@@ -16,6 +16,7 @@ class CurvePoint:
     """The sample unlearned with one damping."""
 
     damping: float
+    temperature: float
     gap: float | None
     """Mean |score - retrained score| on the sample; None where there is no usable update, or one whose scores are not
     finite."""
@@ -63,6 +64,18 @@ def damping_beyond(curve: Sequence[CurvePoint]) -> float | None:
         return None
     further = tried[0] * (tried[0] / tried[1]) if best == tried[0] else tried[-1] * (tried[-1] / tried[-2])
     return further if 0 < further < math.inf else None
+
+
+def best_curve(curves: Sequence[list[CurvePoint]]) -> list[CurvePoint]:
+    """The curve with the point of the smallest gap; of equal ones the first, whose temperature is the lowest.
+
+    Raises:
+        SolveError: no point of any curve is usable.
+    """
+    usable = [curve for curve in curves if _usable(curve)]
+    if not usable:
+        best_point([point for curve in curves for point in curve])
+    return min(usable, key=lambda curve: _usable([best_point(curve)])[0][0])
 
 
 def curve_notes(curve: Sequence[CurvePoint], best: CurvePoint) -> list[str]:

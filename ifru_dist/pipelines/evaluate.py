@@ -22,6 +22,8 @@ COLUMNS = (
     "auc",
     "auc_or",
     "auc_and",
+    "recall_at_20",
+    "ndcg_at_20",
     "logit_gap_erased",
     "logit_gap_test",
     "membership_auc",
@@ -131,8 +133,8 @@ def _report(config: EvaluateConfig, version: Version) -> dict[str, Any]:
     models = {}
     if erased:
         original = version.original()
-        models["original"] = measurement.of_model(original.train(), original.embeddings())
-    models["unlearned"] = measurement.of_model(measurement.kept, version.embeddings())
+        models["original"] = measurement.of_model(original.train(), original.parameters())
+    models["unlearned"] = measurement.of_model(measurement.kept, version.parameters())
     methods = {name: measured.figures for name, measured in models.items()}
     extra: dict[str, Any] = {"recovery_pairs": len(measurement.recovery.pairs)} if erased else {}
     if config.against == "retrain":

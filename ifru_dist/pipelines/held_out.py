@@ -21,7 +21,7 @@ class HeldOutErasure:
     positions: dict[str, NDArray[np.int64]]
     """Part -> positions in its stored file of the pairs that requests name, ascending."""
     rows: NDArray[np.int64]
-    """(erased, 2) global rows of all pairs that go, those of forgotten rows included."""
+    """(erased, fields) global rows of all pairs that go, those of forgotten rows included."""
 
 
 def held_out_erasure(version: Version, targets: Targets, forgotten: NDArray[np.int64]) -> HeldOutErasure:
@@ -37,7 +37,7 @@ def held_out_erasure(version: Version, targets: Targets, forgotten: NDArray[np.i
     positions, rows, hit = {}, [], []
     for part in HELD_OUT:
         stored, pairs = version.held_out_left(part)
-        held = pairs.rows @ np.array([size, 1])
+        held = pairs.rows[:, :2] @ np.array([size, 1])
         match = pc.is_in(pa.array(held), value_set=pa.array(keys)).to_numpy(zero_copy_only=False)  # by hash: no sort
         positions[part] = stored[match]
         rows.append(pairs.rows[match | np.isin(pairs.rows, forgotten).any(axis=1)])

@@ -3,24 +3,26 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ifru_dist.evaluation.candidates import Candidates
 from ifru_dist.evaluation.forgetting import HeldLabels, PairScores
 from ifru_dist.evaluation.membership import AttackPool, attack_pool
 from ifru_dist.evaluation.ranking import touched_aucs, touched_masks
-from ifru_dist.evaluation.recovery import Candidates, Recovery
+from ifru_dist.evaluation.recovery import Recovery
 from ifru_dist.interactions import Interactions
+from ifru_dist.models.parameters import Parameters
 from ifru_dist.pipelines.scoring import Scorer
+from ifru_dist.pipelines.validating import top_k_question
 from ifru_dist.workspace.version import Version
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What is kept of a model once its embeddings are gone."""
+    """What is kept of a model once its parameters are gone."""
 
     scores: PairScores
     figures: dict[str, float | None]
-    """Those that need no other model: AUC, and recovery where something was erased."""
+    """Those that need no other model: AUC, recall and NDCG, and recovery where something was erased."""
 
 
 class Measurement:
@@ -31,25 +33,28 @@ class Measurement:
         self.version = version
         self.erased = _erased_since_training(version)
         self.kept, self.test = version.train(), version.held_out("test")
-        self.touched_rows = np.unique(self.erased.rows)
+        self.touched_rows = np.unique(self.erased.pairs)
         touched = touched_masks(self.test, self.touched_rows)["auc_or"]
-        self.labels = HeldLabels(erased=self.erased.labels, test=self.test.labels, test_touched=touched)
+        self.labels = HeldLabels(
+            erased=self.erased.labels, test=self.test.labels, test_touched=touched, loss=version.model.spec.loss
+        )
         self._forgotten = version.forgotten_rows()
-        users, items = version.layout.sizes
-        candidates = Candidates(kept=self.kept.rows, sizes=(users, items), excluded_rows=self._forgotten)
+        sizes = version.layout.sizes[0], version.layout.sizes[1]
+        candidates = Candidates(known=self.kept.pairs, sizes=sizes, excluded_rows=self._forgotten)
         self.recovery = Recovery(self.erased, candidates)
+        self._top_k = top_k_question(version, version.model.spec, self.kept, self.test)
 
-    def of_model(self, graph: Interactions, embeddings: NDArray[np.float32]) -> Measured:
-        """A model with embeddings (N, dim) on the graph of these examples."""
-        scorer = self.scorer(graph, embeddings)
-        scores = self.scores(scorer)
-        figures = touched_aucs(scores.test, self.test, self.touched_rows)
-        recovery = self.recovery.figures(scorer.outputs) if len(self.erased) else {}
+    def of_model(self, graph: Interactions, parameters: Parameters) -> Measured:
+        """A model with these parameters on the graph of these examples."""
+        scorer = self.scorer(graph, parameters)
+        scores, item_scores = self.scores(scorer), scorer.item_scores(self.recovery.items)
+        figures = touched_aucs(scores.test, self.test, self.touched_rows) | self._top_k.figures(item_scores)
+        recovery = self.recovery.figures(item_scores) if len(self.erased) else {}
         return Measured(scores=scores, figures={**figures, **recovery})
 
-    def scorer(self, graph: Interactions, embeddings: NDArray[np.float32]) -> Scorer:
-        """What scores pairs with embeddings (N, dim) on the graph of these examples."""
-        return Scorer(self.version.model.spec, graph, embeddings)
+    def scorer(self, graph: Interactions, parameters: Parameters) -> Scorer:
+        """What scores pairs with these parameters on the graph of these examples."""
+        return Scorer(self.version.model.spec, graph, parameters)
 
     def scores(self, scorer: Scorer) -> PairScores:
         """A model's scores of the erased and the test pairs."""

@@ -1,6 +1,7 @@
 """The coordinator's merge: the workers' updates and the rows that are reset become one set of changed rows."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,15 +10,25 @@ from torch import Tensor
 from ifru_dist.errors import SolveError
 from ifru_dist.influence.options import REMEDIES, USABLE
 from ifru_dist.influence.outcome import Outcome
+from ifru_dist.models.factory import build_model
 from ifru_dist.models.initial import unseen_rows
-from ifru_dist.workspace.layout import TABLES
 from ifru_dist.workspace.version import Version
 
 
-def merged_update(
-    version: Version, outcomes: Sequence[Outcome], forgotten: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """All changed rows (n,), ascending, and their embeddings (n, dim).
+@dataclass(frozen=True, kw_only=True)
+class MergedUpdate:
+    """What a batch changes of a model."""
+
+    rows: NDArray[np.int64]
+    """(n,) global rows, ascending."""
+    values: NDArray[np.float32]
+    """(n, width) their new embeddings."""
+    dense: dict[str, NDArray[np.float32]] | None = None
+    """All of the model's own parameters; None where they did not move."""
+
+
+def merged_update(version: Version, outcomes: Sequence[Outcome], forgotten: NDArray[np.int64]) -> MergedUpdate:
+    """All changed rows with their embeddings, and the model's own parameters.
 
     Args:
         version: Before the batch, so that it still knows the ids by which rows are reset.
@@ -25,7 +36,7 @@ def merged_update(
         forgotten: Global rows that are reset although they may have had no example to lose.
 
     Raises:
-        SolveError: the solver failed, or an embedding is not finite; such an update must not be committed.
+        SolveError: the solver failed, or a number is not finite; such an update must not be committed.
     """
     status = outcomes[0].status if outcomes else "converged"
     if status not in USABLE:
@@ -34,13 +45,14 @@ def merged_update(
     rows = np.concatenate([*(outcome.rows.numpy() for outcome in outcomes), emptied])
     order = np.argsort(rows)
     values = _in_order(order, [outcome.values for outcome in outcomes], _reset_values(version, emptied))
-    if not np.isfinite(values).all():
+    moved = {name: tensor.float().numpy() for outcome in outcomes for name, tensor in outcome.dense.items()}
+    if not all(np.isfinite(numbers).all() for numbers in (values, *moved.values())):
         raise SolveError(f"the update is not finite: {REMEDIES['not_finite']}; nothing was committed")
-    return rows[order], values
+    return MergedUpdate(rows=rows[order], values=values, dense={**version.dense(), **moved} if moved else None)
 
 
 def _in_order(order: NDArray[np.int64], moved: Sequence[Tensor], reset: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The workers' values and then those of reset rows, taken in some order (n,): (n, dim), each copied once."""
+    """The workers' values and then those of reset rows, taken in some order (n,): (n, width), each copied once."""
     place, values, start = np.empty_like(order), np.empty((len(order), reset.shape[1]), np.float32), 0
     place[order] = np.arange(len(order))
     for part in (*(tensor.float().numpy() for tensor in moved), reset):
@@ -50,11 +62,12 @@ def _in_order(order: NDArray[np.int64], moved: Sequence[Tensor], reset: NDArray[
 
 
 def _reset_values(version: Version, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """What rows (n,) without any example are reset to: what the trainer gives an unseen row, (n, dim)."""
+    """What rows (n,) without any example are reset to: what the trainer gives an unseen row, (n, width)."""
     spec, layout = version.model.spec, version.layout
-    parts = [np.empty((0, spec.dim), np.float32)]
-    for table, name in enumerate(TABLES):
+    width = build_model(spec).width
+    parts = [np.empty((0, width), np.float32)]
+    for table, name in enumerate(layout.tables):
         local = layout.local(rows[layout.table_of(rows) == table])
         ids = [str(value) for value in version.ids(table).take(local).to_pylist()]
-        parts.append(unseen_rows(name, ids, spec.dim, spec.init_std, version.model.seed))
+        parts.append(unseen_rows(name, ids, width, spec.init_std, version.model.seed))
     return np.concatenate(parts)

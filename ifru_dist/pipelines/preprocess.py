@@ -93,6 +93,7 @@ def _summary(prepared: Prepared, report: dict[str, Any]) -> str:
     if "duplicates" in counts:
         lines |= {"duplicates of a pair": counts["duplicates"], "rows after k-core": counts["rows_after_k_core"]}
     lines |= {"users": counts["users"], "items": counts["items"]}
+    lines |= {f"values of {name}": count for name, count in counts["fields"].items()}
     for name, title in (("train", "training rows"), ("valid", "validation rows"), ("test", "test rows")):
         lines[title] = counts[name]
     lines |= {f"  {name} rows dropped (unseen)": count for name, count in counts["dropped_unseen"].items()}

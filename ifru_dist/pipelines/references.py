@@ -10,6 +10,7 @@ from ifru_dist.evaluation.membership import AttackPool, MembershipAttack, fit_at
 from ifru_dist.interactions import Interactions
 from ifru_dist.pipelines.measuring import Measured, Measurement
 from ifru_dist.pipelines.progress import say
+from ifru_dist.pipelines.validating import validation_of
 from ifru_dist.training.loop import Fitted, TrainOptions, fit
 from ifru_dist.workspace.version import Version
 
@@ -28,12 +29,12 @@ def train_reference(version: Version, data: Interactions, seed: int) -> Fitted:
     """Train on interactions as the version's model was trained, but for the seed.
 
     Raises:
-        InputError: there is nothing to train on, or validation has no AUC.
+        InputError: there is nothing to train on.
         TrainingError: training diverged.
     """
     options = TrainOptions(**{**version.model.options, "seed": seed})
-    valid = version.held_out("valid")
-    return fit(version.model.spec, version.layout.n_rows, data, valid, options, show_progress=True)
+    spec = version.model.spec
+    return fit(spec, version.layout.sizes, data, validation_of(version, spec, data), options, show_progress=True)
 
 
 def measure_references(measurement: Measurement, count: int, seed: int) -> tuple[list[Measured], list[float]]:
@@ -42,7 +43,7 @@ def measure_references(measurement: Measurement, count: int, seed: int) -> tuple
     for number in range(count):
         say(f"training reference {number + 1} of {count} (seed {seed + number})")
         fitted = train_reference(measurement.version, measurement.kept, seed + number)
-        measured.append(measurement.of_model(measurement.kept, fitted.embeddings))
+        measured.append(measurement.of_model(measurement.kept, fitted.parameters))
         seconds.append(fitted.seconds)
     return measured, seconds
 
@@ -80,7 +81,7 @@ def train_attack(measurement: Measurement, shadows: int, most: int, seed: int) -
         say(f"training shadow {number + 1} of {shadows} (seed {seed + number})")
         data = measurement.kept.joined(pairs.take(chosen))
         fitted = train_reference(measurement.version, data, seed + number)
-        scores = measurement.scores(measurement.scorer(data, fitted.embeddings))
+        scores = measurement.scores(measurement.scorer(data, fitted.parameters))
         statistics.append(pool.statistics(scores, measurement.labels))
         seconds.append(fitted.seconds)
     erased = np.arange(len(pool)) < len(pool.erased)

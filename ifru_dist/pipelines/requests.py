@@ -14,7 +14,6 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from ifru_dist.errors import InputError
-from ifru_dist.workspace.layout import TABLES
 from ifru_dist.workspace.ledger import Scope
 from ifru_dist.workspace.version import Version
 
@@ -48,7 +47,7 @@ def with_integer_ids(requests: Sequence[Request], version: Version) -> list[Requ
 
     pandas writes a column of integers with empty cells as floats: the text 352.0 in a CSV file then means 352.
     """
-    integer_users, integer_items = (pa.types.is_integer(version.ids(table).type) for table in range(len(TABLES)))
+    integer_users, integer_items = (pa.types.is_integer(version.ids(table).type) for table in (0, 1))
     return [
         replace(
             request,

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from ifru_dist.evaluation.ranking import auc
 from ifru_dist.interactions import Interactions
 from ifru_dist.models.factory import build_model
-from ifru_dist.models.predict import score_interactions
+from ifru_dist.models.parameters import Parameters
+from ifru_dist.models.predict import ItemScores, Predictor
 from ifru_dist.models.propagation import Propagation
 from ifru_dist.models.spec import ModelSpec
 
@@ -17,33 +18,45 @@ from ifru_dist.models.spec import ModelSpec
 class Scorer:
     """A model ready to score: embeddings, propagated over the graph of the examples it stands on."""
 
-    def __init__(self, spec: ModelSpec, graph: Interactions, embeddings: NDArray[np.float32]) -> None:
+    def __init__(self, spec: ModelSpec, graph: Interactions, parameters: Parameters) -> None:
         """Propagate once.
 
         Args:
             spec: The model.
             graph: The examples whose positives make the propagation graph.
-            embeddings: (N, dim) in global row order.
+            parameters: Embeddings (N, width) in global row order, and the model's own parameters.
         """
         self._model = build_model(spec)
-        weights = self._model.layer_weights
-        self._propagation = Propagation(graph.positives(), len(embeddings), weights, torch.float32)
-        self._outputs = self._propagation.apply(torch.from_numpy(embeddings))
+        weights, n_rows = self._model.layer_weights, len(parameters.embeddings)
+        self._propagation = Propagation(graph.positives(), n_rows, weights, torch.float32)
+        self._predictor = self._predicting(parameters)
 
-    def with_embeddings(self, embeddings: NDArray[np.float32]) -> "Scorer":
-        """The same model with other embeddings (N, dim), on the same graph, which is not built again."""
+    def with_parameters(self, parameters: Parameters) -> "Scorer":
+        """The same model with other parameters, on the same graph, which is not built again."""
         other = copy(self)
-        other._outputs = self._propagation.apply(torch.from_numpy(embeddings))
+        other._predictor = self._predicting(parameters)
         return other
+
+    def _predicting(self, parameters: Parameters) -> Predictor:
+        """What scores with some parameters."""
+        outputs = self._propagation.apply(torch.from_numpy(parameters.embeddings))
+        return Predictor(self._model, outputs, parameters.dense_tensors(torch.float32))
 
     @property
     def outputs(self) -> NDArray[np.float32]:
-        """Propagated embeddings (N, dim); the score of a pair is the dot product of its rows."""
-        return self._outputs.numpy()
+        """Propagated embeddings (N, width)."""
+        return self._predictor.outputs.numpy()
 
     def scores(self, pairs: Interactions) -> NDArray[np.float64]:
         """Scores (n,) of pairs."""
-        return np.asarray(score_interactions(self._model, self._outputs, pairs.rows), dtype=np.float64)
+        return np.asarray(self._predictor.scores(pairs.rows), dtype=np.float64)
+
+    def item_scores(self, items: range) -> ItemScores | None:
+        """What scores users with all of these items; None for a model of more than two fields.
+
+        What the further fields of an item would be that a user has never met is not known.
+        """
+        return self._predictor.item_scores(items) if self._model.spec.fields == 2 else None
 
     def auc(self, pairs: Interactions) -> float | None:
         """AUC on pairs; None where they hold one class only."""

@@ -6,10 +6,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ifru_dist.errors import ConfigError
-from ifru_dist.influence.damping import DEFAULT_DAMPING
+from ifru_dist.influence.damping import DEFAULT_DAMPING, adam_scale
 from ifru_dist.influence.objective import CurvatureKind
-from ifru_dist.influence.options import Importance, SolveOptions
+from ifru_dist.influence.options import AnchorKind, DenseKind, Importance, ProductKind, SolveOptions
 from ifru_dist.influence.preconditioner import PreconditionerKind
+from ifru_dist.models.base import dense_parameters
+from ifru_dist.models.factory import build_model
 from ifru_dist.models.spec import ModelSpec
 from ifru_dist.workspace.manifest import ModelRecord
 
@@ -37,8 +39,21 @@ class SolveFlags:
     """Steps in each round at most with --newton-steps auto."""
     curvature: CurvatureKind = "gauss-newton"
     """gauss-newton: positive semi-definite; hessian: all of the second derivative, inside a trust region."""
+    product: ProductKind = "pruned"
+    """Of graph models: pruned: curvature products follow a change among the rows that move, and the report says what
+    that leaves out; exact: through the whole graph. What is to be removed is always found exactly."""
+    edge_budget: Annotated[int | None, Field(ge=1)] = None
+    """Edges of examples that a curvature product may read: past it the examples of hubs are sampled."""
+    dense: DenseKind = "frozen"
+    """Of models with parameters beside their embedding rows: frozen: these stay; full: they move, too, by all examples;
+    sampled: by those of the rows that move and a seeded sample of the others. Not for graph models."""
+    dense_share: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """With --dense sampled: the share of the other examples that is read."""
+    anchor: Literal["auto"] | AnchorKind = "auto"
+    """What holds rows where they were. degree: c * sqrt(degree); gradient: c * sqrt(sum of the examples' squared
+    gradients), where 1 is what Adam's options say; auto: gradient for graph models that were trained here by adam."""
     preconditioner: PreconditionerKind = "auto"
-    """Of the conjugate gradients: the diagonal, the rows' d x d blocks (not for lightgcn, which has none), or auto: the
+    """Of the conjugate gradients: the diagonal, the rows' d x d blocks (of mf alone), or auto: the
     diagonal until a step takes more iterations than the blocks cost."""
     solver_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Relative residual at which the linear solve of a Newton step stops; the next step corrects what is left of it."""
@@ -51,15 +66,23 @@ class SolveFlags:
 
     def check_model(self, spec: ModelSpec) -> None:
         """Raise ConfigError where an option does not fit a model."""
-        if self.preconditioner == "block" and spec.name == "lightgcn":
+        model = build_model(spec)
+        layers, described = len(model.layer_weights) - 1, f"{spec.name} with the loss {spec.loss}"
+        if self.preconditioner == "block" and (layers or not model.dot_product):
             raise ConfigError(
-                "--preconditioner = block: lightgcn has no blocks of single rows: use diagonal, or auto, which takes it"
+                f"--preconditioner = block: {described} has no blocks of single rows: use auto (the diagonal)"
             )
+        if self.dense != "frozen" and (layers or not dense_parameters(model, 0)):
+            reason = "graph models keep theirs" if layers else "it has none beside its embedding rows"
+            raise ConfigError(f"--dense = {self.dense}: {described} moves no such parameters ({reason}): use frozen")
 
-    def solve_options(self, damping: float) -> SolveOptions:
-        """The options with c = ``damping``."""
+    def solve_options(self, damping: "ChosenDamping") -> SolveOptions:
+        """The options with a damping."""
         return SolveOptions(
-            damping=damping,
+            damping=damping.value,
+            anchor=damping.anchor.kind,
+            anchor_scale=damping.anchor.scale,
+            temperature=damping.temperature,
             importance=self.importance,
             row_budget=self.row_budget,
             hops=self.hops,
@@ -68,10 +91,27 @@ class SolveFlags:
             newton_steps=None if self.newton_steps == "auto" else self.newton_steps,
             max_newton_steps=self.max_newton_steps,
             curvature=self.curvature,
+            product=self.product,
+            edge_budget=self.edge_budget,
+            dense=self.dense,
+            dense_share=self.dense_share,
             preconditioner=self.preconditioner,
             solver_tolerance=self.solver_tolerance,
             max_iterations=self.max_iterations,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anchor:
+    """What holds rows where they were, and the unit of its c."""
+
+    kind: AnchorKind
+    scale: float = 1.0
+
+    @property
+    def default(self) -> float:
+        """The c without calibration."""
+        return DEFAULT_DAMPING if self.kind == "degree" else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,17 +120,51 @@ class ChosenDamping:
 
     value: float
     source: Literal["given", "calibrated", "default"]
+    anchor: Anchor
+    temperature: float = 1.0
     note: str = ""
     """What is doubtful about it."""
 
 
-def chosen_damping(given: Literal["auto"] | float, model: ModelRecord, flags: SolveFlags) -> ChosenDamping:
-    """The damping that was given; with auto that of the model's calibration, or the default where there is none."""
+def chosen_anchor(model: ModelRecord, flags: SolveFlags) -> Anchor:
+    """The anchor that the flags ask for, or by themselves the one that fits a model.
+
+    Raises:
+        ConfigError: it is to follow from Adam's options, which are not known.
+    """
+    adam = model.source == "trained" and model.epochs is not None and model.options.get("optimiser") == "adam"
+    graph = len(build_model(model.spec).layer_weights) > 1
+    if flags.anchor == "degree" or (flags.anchor == "auto" and not (graph and adam)):
+        return Anchor(kind="degree")
+    if not adam or model.epochs is None:
+        raise ConfigError(
+            f"--anchor = {flags.anchor}: the model was not trained by adam here, so its scale is not known: use degree"
+        )
+    batches = (model.trained_interactions or 1) / model.options["batch_size"]
+    return Anchor(kind="gradient", scale=adam_scale(model.options["learning_rate"], model.epochs, batches))
+
+
+def chosen_damping(
+    given: Literal["auto"] | float, temperature: Literal["auto"] | float, model: ModelRecord, flags: SolveFlags
+) -> ChosenDamping:
+    """The damping and temperature that were given; with auto those of the model's calibration, or else the defaults."""
+    anchor, known = chosen_anchor(model, flags), model.calibration
+    calibrated = known is not None and known.anchor == anchor.kind
+    heat = (known.temperature if known and calibrated else 1.0) if temperature == "auto" else temperature
     if given != "auto":
-        return ChosenDamping(value=given, source="given")
-    if model.calibration is None:
-        return ChosenDamping(value=DEFAULT_DAMPING, source="default")
-    used, now = model.calibration.solver, flags.solver_settings()
+        return ChosenDamping(value=given, source="given", anchor=anchor, temperature=heat)
+    if known is None or not calibrated:
+        note = (
+            "" if known is None else f"the damping was calibrated for --anchor {known.anchor}: calibrate with this one"
+        )
+        return ChosenDamping(value=anchor.default, source="default", anchor=anchor, temperature=heat, note=note)
+    used, now = known.solver, flags.solver_settings()
     differ = ", ".join(name for name in now if name in used and used[name] != now[name])
     note = f"the damping was calibrated with other solver options ({differ}): run jobs/calibrate.py with these"
-    return ChosenDamping(value=model.calibration.damping, source="calibrated", note=note if differ else "")
+    return ChosenDamping(
+        value=known.damping,
+        source="calibrated",
+        anchor=anchor,
+        temperature=heat,
+        note=note if differ else "",
+    )

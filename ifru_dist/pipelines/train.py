@@ -1,24 +1,29 @@
 """jobs/train.py: train a model on a workspace, or take one that was trained elsewhere."""
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
-from numpy.typing import NDArray
 from pydantic import Field
 
 from ifru_dist.config import as_dict, validated
-from ifru_dist.errors import ConfigError
+from ifru_dist.errors import ConfigError, InputError
 from ifru_dist.evaluation.report import check_output, figure, write_report
-from ifru_dist.models.spec import ModelSpec
+from ifru_dist.evaluation.top_k import CUTOFF
+from ifru_dist.models.base import dense_parameters
+from ifru_dist.models.factory import build_model
+from ifru_dist.models.parameters import Parameters
+from ifru_dist.models.spec import LossName, ModelName, ModelSpec
 from ifru_dist.pipelines.progress import say
 from ifru_dist.pipelines.scoring import Scorer
+from ifru_dist.pipelines.validating import top_k_question, validation_of
 from ifru_dist.training.imported import load_embeddings
 from ifru_dist.training.loop import Fitted, TrainOptions, fit
+from ifru_dist.training.validation import Validation
 from ifru_dist.workspace.commits import NewModel, commit_model
-from ifru_dist.workspace.layout import TABLES
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import Version, open_version
 
@@ -29,14 +34,22 @@ class TrainConfig:
 
     workspace: Path
     """Folder of the workspace."""
-    model: Literal["mf", "lightgcn"] = "mf"
-    """mf: matrix factorisation; lightgcn: LightGCN on the graph of the training positives."""
+    model: ModelName = "mf"
+    """mf: matrix factorisation; biased-mf: with biases; lightgcn: LightGCN on the graph of the training positives;
+    neumf: a small neural tower beside a product; fm: factorisation machine, for workspaces with further fields; or a
+    class of your own as package.module:Class (docs/models.md)."""
     dim: Annotated[int | None, Field(ge=1)] = None
     """Embedding dimension; 48 unless given, that of the file with --from."""
     layers: Annotated[int, Field(ge=1, le=4)] = 1
-    """Propagation layers of lightgcn; mf has none."""
-    loss: Literal["bce"] = "bce"
-    """Loss of one example: binary cross-entropy of its score. With --from: the loss the file was trained with."""
+    """Propagation layers of lightgcn; others have none."""
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (32, 16)
+    """Widths of neumf's hidden layers; others have none."""
+    loss: LossName = "bce"
+    """Loss of one example: bce, binary cross-entropy of its score; squared, half the squared error of its score; bpr,
+    how its score compares with that of a drawn negative, where interactions with the label 0 are left out. With --from:
+    the loss the file was trained with."""
+    negatives: Annotated[int, Field(ge=1)] = 4
+    """With bpr: negatives of each positive in what lbfgs and unlearning minimise; adam draws one in each epoch."""
     l2: Annotated[float, Field(ge=0)] = 0.0
     """(l2 / 2) * squared norms of an example's rows is added to its loss. With --from: as the file was trained."""
     l2_row: Annotated[float, Field(ge=0)] = 0.0
@@ -44,21 +57,25 @@ class TrainConfig:
     init_std: Annotated[float, Field(gt=0)] = 1e-3
     """Standard deviation of the initialisation, also of rows that unlearning resets."""
     optimiser: Literal["adam", "lbfgs"] = "adam"
-    """adam: mini-batches, stopped early by validation AUC; lbfgs: full batches in float64 to a stationary point."""
+    """adam: mini-batches, stopped early by the validation pairs' AUC, or by the recall of their users among all items
+    where all are positives; lbfgs: full batches in float64 to a stationary point."""
     epochs: Annotated[int, Field(ge=1)] = 200
-    """Epochs of adam at most; iterations of lbfgs at most, which may need hundreds."""
+    """Epochs of adam at most, and exactly without validation pairs; iterations of lbfgs at most, it may need
+    hundreds."""
     patience: Annotated[int, Field(ge=1)] = 10
-    """Epochs without a better validation AUC after which adam stops."""
+    """Epochs without a better validation figure after which adam stops."""
     batch_size: Annotated[int, Field(ge=1)] = 2048
-    """Interactions per step of adam."""
+    """Examples per step of adam."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """Step size of adam."""
     gradient_tolerance: Annotated[float, Field(gt=0)] = 1e-4
     """2-norm of the gradient of the summed objective at which lbfgs stops."""
     seed: Annotated[int, Field(ge=0)] = 1
-    """Seed of initialisation and shuffling."""
+    """Seed of initialisation, shuffling and drawn negatives."""
     from_file: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """Embeddings trained elsewhere: npz or safetensors with user, user_ids, item and item_ids (docs/formats.md)."""
+    """A model trained elsewhere: npz, safetensors or a torch state dict, with ids (docs/formats.md)."""
+    from_ids: Path | None = None
+    """With --from, for a file without ids: folder of user_list.txt and item_list.txt, or user_ids and item_ids.csv."""
     without_erased: bool = False
     """With --from: the file was trained without what this workspace has erased."""
     output: Path | None = None
@@ -72,6 +89,8 @@ def train(config: TrainConfig) -> int:
         IfruError: nothing was committed.
     """
     config = validated(config)
+    if config.from_ids and not config.from_file:
+        raise ConfigError(f"--from-ids = {config.from_ids}: gives the ids of the rows of a file: add --from FILE")
     workspace = Workspace(config.workspace)
     workspace.manifest()  # before the lock, which would make the folder
     check_output(config.output, workspace.root / "reports")
@@ -80,15 +99,13 @@ def train(config: TrainConfig) -> int:
         model, figures = _imported(config, version) if config.from_file else _fitted(config, version)
         number = commit_model(version, model).version
     version = open_version(workspace)
-    scorer = Scorer(version.model.spec, version.train(), version.embeddings())
     report = {
         "job": "train",
         "version_before": number - 1,
         "version_after": number,
         "source": model.source,
         "model": asdict(model.spec),
-        "valid_auc": scorer.auc(version.held_out("valid")),
-        "test_auc": scorer.auc(version.held_out("test")),
+        **_quality(version),
         **figures,
         "config": as_dict(config),
     }
@@ -100,12 +117,15 @@ def train(config: TrainConfig) -> int:
 
 def _fitted(config: TrainConfig, version: Version) -> tuple[NewModel, dict[str, Any]]:
     """Train on what is left of the training data."""
-    spec = _spec(config, config.dim or ModelSpec.dim)
-    options = _options(config)
-    data, valid = version.train(), version.held_out("valid")
+    spec = _spec(config, version, config.dim or ModelSpec.dim)
+    options, data = _options(config), version.train()
+    validation = validation_of(version, spec, data)
     say(f"training {spec.name} with {spec.dim} dimensions on {len(data)} interactions")
-    fitted = fit(spec, version.layout.n_rows, data, valid, options, show_progress=True)
-    return _new_model(spec, "trained", options, fitted.embeddings), _figures(fitted)
+    if validation is None and options.optimiser == "adam":
+        say(f"nothing to validate with: all {options.epochs} epochs are trained, and the last is kept")
+    fitted = fit(spec, version.layout.sizes, data, validation, options, show_progress=True)
+    model = _new_model(spec, "trained", options, fitted.parameters, fitted.best_epoch)
+    return model, _figures(fitted, validation)
 
 
 def _imported(config: TrainConfig, version: Version) -> tuple[NewModel, dict[str, Any]]:
@@ -117,24 +137,42 @@ def _imported(config: TrainConfig, version: Version) -> tuple[NewModel, dict[str
             "embeddings trained on them would bring back: import embeddings that were trained without them and say so "
             "with --without-erased, or train anew here"
         )
-    ids = [version.ids(table).drop_null().to_numpy(zero_copy_only=False) for table in range(len(TABLES))]
-    imported = load_embeddings(config.from_file, dict(zip(TABLES, ids, strict=True)))
-    dim = imported.embeddings.shape[1]
-    if config.dim not in (None, dim):
-        raise ConfigError(f"--dim = {config.dim}: {config.from_file} holds {dim} dimensions: leave --dim out")
+    tables = version.layout.tables
+    ids = [version.ids(table).drop_null().to_numpy(zero_copy_only=False) for table in range(len(tables))]
+    load = partial(load_embeddings, config.from_file, dict(zip(tables, ids, strict=True)), ids_from=config.from_ids)
+    imported = load()
+    spec = _spec(config, version, _dim_of_file(config, version, imported.embeddings.shape[1]))
+    expected = {name: tuple(values.shape) for name, values in dense_parameters(build_model(spec), config.seed).items()}
+    imported = load(expected_dense=expected)  # whose shapes were not known before
     # A forgotten row has no id by which a file could name it, and no interaction that reads it: it holds zeros.
-    embeddings = np.zeros((version.layout.n_rows, dim), np.float32)
+    embeddings = np.zeros((version.layout.n_rows, imported.embeddings.shape[1]), np.float32)
     embeddings[version.known_rows()] = imported.embeddings
-    return _new_model(_spec(config, dim), "imported", _options(config), embeddings), {"ignored_ids": imported.ignored}
+    parameters = Parameters(embeddings, imported.dense)
+    return _new_model(spec, "imported", _options(config), parameters), {"ignored_ids": imported.ignored}
 
 
-def _spec(config: TrainConfig, dim: int) -> ModelSpec:
-    """The model that a config names."""
+def _dim_of_file(config: TrainConfig, version: Version, width: int) -> int:
+    """The dimension of the model whose rows have as many columns as a file's."""
+    dims = [dim for dim in range(1, width + 1) if build_model(_spec(config, version, dim)).width == width]
+    if not dims:
+        raise InputError(
+            f"{config.from_file}: rows of {width} columns, which {config.model} has with no --dim: check --model"
+        )
+    if config.dim not in (None, *dims):
+        raise ConfigError(f"--dim = {config.dim}: {config.from_file} holds {dims[0]} dimensions: leave --dim out")
+    return config.dim or dims[0]
+
+
+def _spec(config: TrainConfig, version: Version, dim: int) -> ModelSpec:
+    """The model that a config names, for a workspace."""
     return ModelSpec(
         name=config.model,
         dim=dim,
         layers=config.layers,
+        hidden=config.hidden,
+        fields=len(version.layout.tables),
         loss=config.loss,
+        negatives=config.negatives,
         l2=config.l2,
         l2_row=config.l2_row,
         init_std=config.init_std,
@@ -154,16 +192,31 @@ def _options(config: TrainConfig) -> TrainOptions:
     )
 
 
-def _new_model(spec: ModelSpec, source: str, options: TrainOptions, embeddings: NDArray[np.float32]) -> NewModel:
+def _new_model(
+    spec: ModelSpec, source: str, options: TrainOptions, parameters: Parameters, epochs: int | None = None
+) -> NewModel:
     """A model to commit; the options are kept, so that references can be trained in the same way."""
-    return NewModel(spec=spec, source=source, options=asdict(options), seed=options.seed, embeddings=embeddings)
+    seed = options.seed
+    return NewModel(spec=spec, source=source, options=asdict(options), seed=seed, epochs=epochs, parameters=parameters)
 
 
-def _figures(fitted: Fitted) -> dict[str, Any]:
-    """What training cost and how it went."""
+def _quality(version: Version) -> dict[str, float | None]:
+    """Figures of the committed model on the held-out pairs, where they have what a figure needs."""
+    spec, data, test = version.model.spec, version.train(), version.held_out("test")
+    scorer = Scorer(spec, data, version.parameters())
+    question = top_k_question(version, spec, data, test)
+    ranking = question.figures(scorer.item_scores(question.items))
+    aucs = {"valid_auc": scorer.auc(version.held_out("valid")), "test_auc": scorer.auc(test)}
+    return aucs | {f"test_{name}": value for name, value in ranking.items()}
+
+
+def _figures(fitted: Fitted, validation: Validation | None) -> dict[str, Any]:
+    """What training cost and how it went; the validation's figure is that of the parameters that are kept."""
     stationary = {"converged": fitted.converged, "gradient_norm": fitted.gradient_norm, "remedy": fitted.remedy}
     return {
         **(stationary if fitted.converged is not None else {}),
+        **({validation.name: fitted.valid} if validation and validation.name != "valid_auc" else {}),
+        "stopped_by": fitted.stopped_by,
         "best_epoch": fitted.best_epoch,
         "epochs_run": fitted.epochs_run,
         "interactions_per_second": fitted.interactions_per_second,
@@ -178,6 +231,8 @@ def _summary(report: dict[str, Any]) -> str:
         f"version {report['version_before']} -> {report['version_after']}: {report['source']} "
         f"{report['model']['name']}, {report['model']['dim']} dimensions",
         f"AUC: validation {figure(report['valid_auc'])}, test {figure(report['test_auc'])}",
+        f"first {CUTOFF} of all items: test recall {figure(report[f'test_recall_at_{CUTOFF}'])}, "
+        f"NDCG {figure(report[f'test_ndcg_at_{CUTOFF}'])}",
     ]
     if report["source"] == "trained":
         lbfgs = "converged" in report

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from ifru_dist.config import validated
@@ -16,7 +15,7 @@ from ifru_dist.errors import GuardError, InputError
 from ifru_dist.evaluation.report import check_output, write_report
 from ifru_dist.influence.outcome import Outcome
 from ifru_dist.pipelines.gangs import GangFlags, run_on_workers
-from ifru_dist.pipelines.merging import merged_update
+from ifru_dist.pipelines.merging import MergedUpdate, merged_update
 from ifru_dist.pipelines.progress import say
 from ifru_dist.pipelines.requests import Request, read_requests, with_integer_ids
 from ifru_dist.pipelines.residual_budget import ResidualBudget
@@ -44,8 +43,11 @@ class UnlearnConfig(SolveFlags, GangFlags):
     requests: Path
     """Parquet, CSV or JSON lines: columns user, item, optionally scope (interaction, user or item) and request_id."""
     damping: Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)] = "auto"
-    """c of Lambda = c * sqrt(degree): how strongly rows are held where little data holds them; auto: what
-    jobs/calibrate.py found for the model, or else 0.4."""
+    """c of Lambda (see --anchor): how strongly rows are held where little data holds them; auto: what jobs/calibrate.py
+    found for the model, or else 0.4 times sqrt(degree), or what Adam's options say."""
+    temperature: Literal["auto"] | Annotated[float, Field(ge=1, allow_inf_nan=False)] = "auto"
+    """T of the loss T * l(score / T) by which influence is judged: more than 1 for models whose training was stopped
+    early with scores far out; auto: what jobs/calibrate.py found, or else 1."""
     residual_budget: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
     """Limit of a score: the erased interactions since training, weighted by the share of influence that their batch
     left, over the model's training interactions. Past it the batch is committed, and the job ends with status 9:
@@ -91,10 +93,14 @@ def unlearn(config: UnlearnConfig) -> int:
     return RETRAINING_DUE if result.residual_budget.retraining_due else 0
 
 
-def _still_held(routed: Routed, outcomes: Sequence[Outcome]) -> int:
-    """Erased interactions that had an end which still stands; where both ends are reset nothing of them can be left."""
+def _still_held(version: Version, routed: Routed, outcomes: Sequence[Outcome]) -> int:
+    """Erased interactions of which something can be left: a row that still stands, or the model's own parameters."""
+    if version.model.dense is not None:
+        return len(routed.examples)
+    pairs_only = len(version.layout.tables) == 2
+    rows = routed.pairs if pairs_only else version.all_examples().take(routed.examples).rows
     reset = np.concatenate([*(outcome.emptied.numpy() for outcome in outcomes), routed.forgotten])
-    return int((~np.isin(routed.pairs, reset)).any(axis=1).sum())
+    return int((~np.isin(rows, reset)).any(axis=1).sum())
 
 
 def _report_name(result: BatchResult) -> str:
@@ -117,8 +123,8 @@ class _UnlearnJob:
         key = load_key(config.key_file or version.workspace.default_key_file, manifest.key_fingerprint)
         ledger = read_ledger(root, manifest.requests, manifest.suppression)
         self._router = Router(version, ledger, key, self._requests)
-        self._damping = chosen_damping(config.damping, version.model, config)
-        self._options = config.solve_options(self._damping.value)
+        self._damping = chosen_damping(config.damping, config.temperature, version.model, config)
+        self._options = config.solve_options(self._damping)
 
     def run(self) -> BatchResult:
         """Route, solve, commit."""
@@ -126,18 +132,18 @@ class _UnlearnJob:
         self._refuse_if_nothing_matched(routed)
         before = after = self._version.manifest.version
         budget = self._budget(routed, outcomes)
-        rows = np.empty(0, np.int64)
+        rows_updated = 0
         if routed.erases and not self._config.dry_run:
             with self._phase("commit"):
-                rows, values = merged_update(self._version, outcomes or [], routed.forgotten)
-                after = self._commit(routed, outcomes, rows, values, budget.unsolved)
+                update = merged_update(self._version, outcomes or [], routed.forgotten)
+                after, rows_updated = self._commit(routed, outcomes, update, budget.unsolved), len(update.rows)
         self._seconds["job"] = time.perf_counter() - self._started
         return BatchResult(
             routed=routed,
             outcomes=outcomes,
             version_before=before,
             version_after=after,
-            rows_updated=len(rows),
+            rows_updated=rows_updated,
             damping=self._damping,
             residual_budget=budget,
             options=self._options,
@@ -183,7 +189,7 @@ class _UnlearnJob:
         return ResidualBudget(
             trained=self._version.trained_interactions,
             spent_before=self._version.model.unsolved_interactions,
-            unsolved=outcomes[0].influence_residual * _still_held(routed, outcomes) if outcomes else 0.0,
+            unsolved=outcomes[0].influence_residual * _still_held(self._version, routed, outcomes) if outcomes else 0.0,
             budget=self._config.residual_budget,
         )
 
@@ -201,19 +207,13 @@ class _UnlearnJob:
             f"({'; '.join(examples)}): check the ids and the columns; nothing was changed"
         )
 
-    def _commit(
-        self,
-        routed: Routed,
-        outcomes: list[Outcome] | None,
-        rows: NDArray[np.int64],
-        values: NDArray[np.float32],
-        unsolved: float,
-    ) -> int:
+    def _commit(self, routed: Routed, outcomes: list[Outcome] | None, update: MergedUpdate, unsolved: float) -> int:
         """Commit the batch; returns the new version."""
         erasure = Erasure(
             examples=routed.examples,
-            rows=rows,
-            values=values,
+            rows=update.rows,
+            values=update.values,
+            dense=update.dense,
             requests=routed.entries,
             suppressed=routed.suppressed,
             forgotten=routed.forgotten,
@@ -221,7 +221,7 @@ class _UnlearnJob:
             unsolved_interactions=unsolved,
             summary={
                 "interactions_erased": len(routed.examples),
-                "rows_updated": len(rows),
+                "rows_updated": len(update.rows),
                 "rows_forgotten": len(routed.forgotten),
                 "held_out_erased": len(routed.held_out.rows),
                 "damping": self._options.damping,

@@ -2,7 +2,6 @@
 
 import os
 import socket
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -16,11 +15,12 @@ from ifru_dist.influence.communicator import Communicator, LocalCommunicator
 from ifru_dist.influence.kernels import kernels_for
 from ifru_dist.influence.options import SolveOptions
 from ifru_dist.influence.outcome import Outcome
-from ifru_dist.influence.shard import Shard, edges_of
+from ifru_dist.influence.shard import edges_of
 from ifru_dist.influence.update import Batch
 from ifru_dist.models.factory import build_model
 from ifru_dist.sharding.communicator import GangCommunicator, join_group
-from ifru_dist.sharding.placement import assign_partitions, ownership_of
+from ifru_dist.sharding.loading import load_shard, on_device, worker_ownership
+from ifru_dist.sharding.placement import assign_partitions
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import Version, open_version
 
@@ -101,7 +101,12 @@ class Worker:
         self._layout = version.layout
         self._model = build_model(version.model.spec)
         self._n_examples = version.manifest.n_examples
-        self._shard = load_shard(version, plan.owned[plan.rank], self.device)
+        partitions = plan.owned[plan.rank]
+        self._incidence = version.incidence_of(partitions)
+        last = plan.rank == plan.world_size - 1
+        shard = load_shard(version, self._incidence, partitions, self._model, holds_dense=last)
+        self._shard = on_device(shard, self.device)
+        self._ownership = worker_ownership(version, self._model, plan.owned, self.device)
         self._kernels = kernels_for(self.device)
         self._communicator: Communicator | None = None
         self._prepared: tuple[Batch, SolveOptions] | None = None
@@ -112,8 +117,7 @@ class Worker:
             self._communicator = LocalCommunicator(self._shard.rows)
             return
         join_group(address, self.plan.rank, self.plan.world_size, self.device, self.plan.timeout_s)
-        ownership = ownership_of(self._layout, self.plan.owned, self.device)
-        self._communicator = GangCommunicator(ownership, self.device)
+        self._communicator = GangCommunicator(self._ownership, self.device)
 
     def process_id(self) -> int:
         """Id of the worker's process on its host."""
@@ -125,14 +129,15 @@ class Worker:
         The edges of the named rows are sorted once, and each request is a range of them, so the cost does not grow with
         requests times degree when many requests name one row.
         """
-        size, shard = self._layout.n_rows, self._shard
+        size, incidence = self._layout.n_rows, self._incidence
         anchor = np.where(targets.user >= 0, targets.user, targets.item)
-        position = _positions(shard.rows.cpu().numpy(), anchor, size)
+        position = _positions(incidence.rows, anchor, size)
         mine = np.flatnonzero(position >= 0)
-        named = torch.from_numpy(np.unique(position[mine])).to(self.device)
-        indptr, edges = edges_of(shard.indptr, named)
-        near = torch.repeat_interleave(named, torch.diff(indptr)).cpu().numpy()
-        far, example = shard.other[edges].cpu().numpy(), shard.example[edges].cpu().numpy()
+        named = np.unique(position[mine])
+        indptr, edges = (part.numpy() for part in edges_of(torch.from_numpy(incidence.indptr), torch.from_numpy(named)))
+        near = np.repeat(named, np.diff(indptr))
+        # Users and items are the first tables: seen from either, the other one comes first.
+        far, example = incidence.others[edges, 0], incidence.example[edges]
         order = np.argsort(near * size + far, kind="stable")
         keys = (near * size + far)[order]
         whole = (targets.user[mine] < 0) | (targets.item[mine] < 0)
@@ -174,30 +179,15 @@ class Worker:
         goes = torch.zeros(self._n_examples, dtype=torch.bool, device=self.device)
         goes[torch.from_numpy(examples).to(self.device)] = True
         erased = goes[self._shard.example]
-        return Batch(
-            self._shard, erased, self._model, self._communicator, self._kernels, options, self._layout.partitions
-        )
+        partitions = self._layout.partitions + (self._shard.dense is not None)
+        return Batch(self._shard, erased, self._model, self._communicator, self._kernels, options, partitions)
 
 
 def _on_host(outcome: Outcome, dtype: torch.dtype) -> Outcome:
     """An outcome in the host's memory (the coordinator may have no GPU), its values in the type they are rounded to."""
     values = outcome.values.to("cpu", dtype)
-    return replace(outcome, rows=outcome.rows.cpu(), values=values, emptied=outcome.emptied.cpu())
-
-
-def load_shard(version: Version, partitions: Sequence[int], device: torch.device) -> Shard:
-    """The rows of some partitions with their embeddings and the examples that are left."""
-    incidence = version.incidence_of(partitions)
-    rows = torch.from_numpy(incidence.rows)
-    return Shard(
-        rows=rows.to(device),
-        partition=torch.from_numpy(version.layout.partition_of(incidence.rows)).to(device),
-        embeddings=torch.from_numpy(version.embeddings_of(partitions)).double().to(device),
-        indptr=torch.from_numpy(incidence.indptr).to(device),
-        other=torch.from_numpy(incidence.other).to(device),
-        label=torch.from_numpy(incidence.label).double().to(device),
-        example=torch.from_numpy(incidence.example).to(device),
-    )
+    dense = {name: part.to("cpu", dtype) for name, part in outcome.dense.items()}
+    return replace(outcome, rows=outcome.rows.cpu(), values=values, emptied=outcome.emptied.cpu(), dense=dense)
 
 
 def _open_shared(plan: WorkerPlan) -> Version:

@@ -28,9 +28,11 @@ class EpochProgress:
         self._bar.close()
 
     def report(self, entry: dict[str, Any]) -> None:
-        """Show one finished epoch: its loss, validation AUC or gradient norm, and training seconds."""
+        """Show one finished epoch: its loss, its validation figure or gradient norm, and training seconds."""
         figures = f"loss {entry['loss']:.4f}"
-        figures += f"  valid AUC {entry['valid_auc']:.4f}" if "valid_auc" in entry else ""
+        for name in entry:
+            if name.startswith("valid_"):
+                figures += f"  {name.replace('_', ' ').replace('auc', 'AUC')} {entry[name]:.4f}"
         figures += f"  gradient {entry['gradient_norm']:.2g}" if "gradient_norm" in entry else ""
         self._bar.set_postfix_str(figures, refresh=False)
         self._bar.update()

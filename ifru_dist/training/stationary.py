@@ -6,7 +6,7 @@ How near one comes is bounded by the line search, which compares values: a gradi
 promises g^2 / (2 h), which drowns in the rounding of the sum below g = sqrt(2 h * 2e-16 * objective). On 60,000
 examples of MovieLens-100K it stopped between 2e-5 and 5e-5; the bound grows with the square root of their number.
 
-Shapes: N rows over all tables, d dimensions, n training examples.
+Shapes: P numbers in all parameters (embedding rows first), n training examples.
 """
 
 import math
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from scipy.optimize import OptimizeResult, minimize
 from threadpoolctl import threadpool_limits
 
 from ifru_dist.errors import TrainingError
-from ifru_dist.interactions import Interactions
+from ifru_dist.training.examples import TrainingExamples
 from ifru_dist.training.objective import TrainingObjective
 
 # More pairs than scipy's 10 save evaluations, which cost far more than the pairs' inner products.
@@ -32,12 +32,12 @@ _CORRECTION_PAIRS = 30
 
 @dataclass(frozen=True, kw_only=True)
 class Descent:
-    """Where L-BFGS ended; the embeddings themselves were moved in place."""
+    """Where L-BFGS ended; the parameters themselves were moved in place."""
 
     gradient_norm: float
-    """2-norm of the gradient of the summed objective at the embeddings."""
-    converged: bool
-    """Whether that is within the tolerance."""
+    """2-norm of the gradient of the summed objective by all parameters."""
+    stopped_by: Literal["gradient", "epochs", "precision"]
+    """The gradient is within the tolerance; out of iterations; or no step lowers the objective in float64 any more."""
     remedy: str
     """What to do about a descent that did not converge; empty for one that did."""
     evaluations: int
@@ -47,20 +47,25 @@ class Descent:
     history: list[dict[str, Any]]
     """Per iteration: epoch (its number), loss (mean objective), gradient_norm, seconds."""
 
+    @property
+    def converged(self) -> bool:
+        """Whether the gradient's norm is within the tolerance."""
+        return self.stopped_by == "gradient"
+
 
 def descend(
     objective: TrainingObjective,
-    train: Interactions,
+    examples: TrainingExamples,
     *,
     gradient_tolerance: float,
     max_iterations: int,
     report: Callable[[dict[str, Any]], None],
 ) -> Descent:
-    """Move the objective's embeddings (float64) downhill until the gradient's norm is within the tolerance.
+    """Move the objective's parameters (float64) downhill until the gradient's norm is within the tolerance.
 
     Args:
         objective: moved in place.
-        train: all training examples.
+        examples: all of them.
         gradient_tolerance: 2-norm of the gradient of the summed objective.
         max_iterations: of L-BFGS.
         report: is shown every entry of the history.
@@ -69,25 +74,24 @@ def descend(
         TrainingError: the objective is no longer finite.
     """
     started = time.perf_counter()
-    summed = _SummedObjective(objective, train, gradient_tolerance, report)
-    start = objective.embeddings.numpy().reshape(-1).copy()
+    summed = _SummedObjective(objective, examples, gradient_tolerance, report)
     # No tolerance of scipy's own: neither fits the 2-norm, and both would stop it earlier.
     own = {"ftol": 0.0, "gtol": 0.0, "maxfun": 20 * max_iterations}
     with _one_thread():
         result = minimize(
             summed,
-            start,
+            summed.position(),
             jac=True,
             method="L-BFGS-B",
             callback=summed.after_iteration,
             options={"maxiter": max_iterations, "maxcor": _CORRECTION_PAIRS, **own},
         )
         norm = summed.move_to(result.x)
-    converged = norm <= gradient_tolerance
+    out_of_iterations = result.nit >= max_iterations
     return Descent(
         gradient_norm=norm,
-        converged=converged,
-        remedy="" if converged else _remedy(result.nit >= max_iterations, norm),
+        stopped_by="gradient" if norm <= gradient_tolerance else "epochs" if out_of_iterations else "precision",
+        remedy="" if norm <= gradient_tolerance else _remedy(out_of_iterations, norm),
         evaluations=summed.evaluations,
         seconds=time.perf_counter() - started,
         history=summed.history,
@@ -126,24 +130,28 @@ class _SummedObjective:
     def __init__(
         self,
         objective: TrainingObjective,
-        train: Interactions,
+        examples: TrainingExamples,
         gradient_tolerance: float,
         report: Callable[[dict[str, Any]], None],
     ) -> None:
         self.evaluations = 0
         self.history: list[dict[str, Any]] = []
         self._objective, self._tolerance, self._report = objective, gradient_tolerance, report
-        self._rows = torch.tensor(train.rows)
-        self._labels = torch.tensor(train.labels, dtype=torch.float64)
+        self._n_examples, drawn = len(examples), examples.of_objective()
+        self._rows = torch.tensor(drawn.rows)
+        self._labels = torch.tensor(drawn.labels, dtype=torch.float64)
         self._norm = math.inf
         self._since = time.perf_counter()
 
+    def position(self) -> NDArray[np.float64]:
+        """The parameters (P,), copied."""
+        return np.concatenate([values.numpy().reshape(-1) for values in self._objective.parameters])
+
     def __call__(self, x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        """Value and gradient (N * d,) at the embeddings x (N * d,)."""
-        embeddings = self._objective.embeddings
-        embeddings.copy_(torch.from_numpy(x).view_as(embeddings))
+        """Value and gradient (P,) at the parameters x (P,)."""
+        self._move(x)
         mean, mean_gradient = self._objective.value_and_gradient(self._rows, self._labels)
-        gradient = (mean_gradient * len(self._rows)).numpy().reshape(-1)
+        gradient = np.concatenate([(part * self._n_examples).numpy().reshape(-1) for part in mean_gradient])
         self._objective.clear(self._rows)
         self.evaluations += 1
         self._norm = float(np.linalg.norm(gradient))
@@ -152,11 +160,18 @@ class _SummedObjective:
                 f"training diverged: the objective is not finite after {len(self.history)} iterations of L-BFGS; "
                 "use a smaller --init-std, or a larger --l2-row or --l2"
             )
-        return mean * len(self._rows), gradient
+        return mean * self._n_examples, gradient
+
+    def _move(self, x: NDArray[np.float64]) -> None:
+        """Set the parameters to x (P,)."""
+        start = 0
+        for values in self._objective.parameters:
+            values.copy_(torch.from_numpy(x[start : start + values.numel()]).view_as(values))
+            start += values.numel()
 
     def move_to(self, x: NDArray[np.float64]) -> float:
         """The gradient's norm at x; evaluated again only where x is not what was evaluated last."""
-        if not np.array_equal(self._objective.embeddings.numpy().reshape(-1), x):
+        if not np.array_equal(self.position(), x):
             self(x)
         return self._norm
 
@@ -165,7 +180,7 @@ class _SummedObjective:
         norm, now = self.move_to(intermediate_result.x), time.perf_counter()
         entry = {
             "epoch": len(self.history) + 1,
-            "loss": float(intermediate_result.fun) / len(self._rows),
+            "loss": float(intermediate_result.fun) / self._n_examples,
             "gradient_norm": norm,
             "seconds": now - self._since,
         }

@@ -11,22 +11,23 @@ from ifru_dist.training.objective import TrainingObjective
 
 
 class Trainer:
-    """An objective whose embeddings Adam moves in place."""
+    """An objective whose parameters Adam moves in place."""
 
     def __init__(self, objective: TrainingObjective, learning_rate: float) -> None:
         """Start with Adam's moments at zero."""
         self._objective = objective
-        self._optimiser = torch.optim.Adam([objective.embeddings], lr=learning_rate, fused=True)
+        self._optimiser = torch.optim.Adam(objective.parameters, lr=learning_rate, fused=True)
 
     def step(self, rows: Tensor, labels: Tensor) -> float:
         """One Adam step on the examples' objective; returns the objective before it.
 
         Args:
-            rows: (n, 2), int64.
+            rows: (n, arity), int64.
             labels: (n,).
         """
-        value, gradient = self._objective.value_and_gradient(rows, labels)
-        self._objective.embeddings.grad = gradient
+        value, gradients = self._objective.value_and_gradient(rows, labels)
+        for values, gradient in zip(self._objective.parameters, gradients, strict=True):
+            values.grad = gradient
         self._optimiser.step()
         self._objective.clear(rows)
         return value

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ifru_dist.models.parameters import Parameters
 from ifru_dist.models.spec import ModelSpec
+from ifru_dist.workspace.dense import write_dense
 from ifru_dist.workspace.files import FileEntry, write_table
 from ifru_dist.workspace.layout import HELD_OUT, Layout
 from ifru_dist.workspace.ledger import LedgerEntry, write_requests, write_suppression
@@ -25,8 +27,10 @@ class NewModel:
     source: str
     options: dict[str, object]
     seed: int
-    embeddings: NDArray[np.float32]
-    """(N, dim) in global row order."""
+    parameters: Parameters
+    """Embeddings (N, width) in global row order, and the model's own parameters."""
+    epochs: int | None = None
+    """Epochs of training to these parameters, where it was done here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +53,8 @@ class Erasure:
     """Global rows whose ids and held-out pairs go, ascending; their reset embeddings are among ``values``."""
     held_out: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
     """Part -> positions in its stored file of the held-out pairs that go by themselves."""
+    dense: Mapping[str, NDArray[np.float32]] | None = None
+    """All of the model's own parameters as they are now; None where they are as before."""
 
 
 def commit_model(version: Version, model: NewModel) -> Manifest:
@@ -59,16 +65,19 @@ def commit_model(version: Version, model: NewModel) -> Manifest:
         source=model.source,
         options=model.options,
         seed=model.seed,
+        epochs=model.epochs,
         trained_version=version.manifest.version + 1,
         trained_interactions=version.manifest.n_examples - version.manifest.n_erased,
-        base=write_base(workspace.root, version.layout, model.embeddings),
+        base=write_base(workspace.root, version.layout, model.parameters.embeddings),
+        dense=write_dense(workspace.root, model.parameters.dense),
     )
     return _commit(version, kind="train", model=record, extra={"source": model.source})
 
 
 def commit_calibration(version: Version, calibration: Calibration) -> Manifest:
     """Commit the damping that was found for the model; nothing else changes. The caller holds the lock."""
-    summary: dict[str, object] = {"damping": calibration.damping, "gap": calibration.gap}
+    found = {"damping": calibration.damping, "temperature": calibration.temperature}
+    summary: dict[str, object] = {**found, "gap": calibration.gap}
     return _commit(version, kind="calibrate", model=replace(version.model, calibration=calibration), extra=summary)
 
 
@@ -93,6 +102,7 @@ def commit_erasure(version: Version, erasure: Erasure) -> Manifest:
         model=replace(
             version.model,
             deltas=(*version.model.deltas, *deltas),
+            dense=version.model.dense if erasure.dense is None else write_dense(root, erasure.dense),
             unsolved_interactions=version.model.unsolved_interactions + erasure.unsolved_interactions,
         ),
         requests=(*old.requests, requests),

@@ -13,19 +13,19 @@ from ifru_dist.errors import WorkspaceError
 from ifru_dist.interactions import Interactions
 from ifru_dist.workspace.files import FileEntry, write_batches, write_table
 from ifru_dist.workspace.graph import write_graph
-from ifru_dist.workspace.layout import TABLES, Layout
+from ifru_dist.workspace.layout import Layout
 from ifru_dist.workspace.manifest import Manifest
 from ifru_dist.workspace.store import Workspace, utc_now
-
-EXAMPLES = pa.schema([("example", pa.int64()), ("user", pa.int32()), ("item", pa.int32()), ("label", pa.int8())])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Preprocessed interactions in memory. Rows are global: users first, then items."""
+    """Preprocessed interactions in memory. Rows are global: users first, then items, then those of further fields."""
 
     ids: tuple[pa.Array, ...]
     """External ids in row order, int64 or large_string, one array per table."""
+    tables: tuple[str, ...] = ("user", "item")
+    """Names of the tables."""
     train: Interactions
     """In a fixed order: the position is the example's id."""
     valid: Interactions
@@ -50,7 +50,7 @@ def write_dataset(workspace: Workspace, data: Dataset, partitions: int) -> Manif
     """
     require_unused(workspace)
     root = workspace.root
-    layout = Layout(partitions=partitions, sizes=tuple(len(ids) for ids in data.ids))
+    layout = Layout(partitions=partitions, sizes=tuple(len(ids) for ids in data.ids), tables=data.tables)
     graph, degrees = write_graph(root, layout, data.train)
     manifest = Manifest(
         version=1,
@@ -60,13 +60,15 @@ def write_dataset(workspace: Workspace, data: Dataset, partitions: int) -> Manif
         key_fingerprint=data.key_fingerprint,
         epoch=1,
         layout=layout,
-        ids=tuple(write_table(root, f"ids/{name}", {"id": ids}) for name, ids in zip(TABLES, data.ids, strict=True)),
+        ids=tuple(
+            write_table(root, f"ids/{name}", {"id": ids}) for name, ids in zip(data.tables, data.ids, strict=True)
+        ),
         examples=_write_examples(root, layout, data.train),
         n_examples=len(data.train),
         graph=graph,
         degrees=degrees,
-        valid=_write_pairs(root, "split/valid", layout, data.valid),
-        test=_write_pairs(root, "split/test", layout, data.test),
+        valid=_write_held_out(root, "split/valid", layout, data.valid),
+        test=_write_held_out(root, "split/test", layout, data.test),
         extra=data.extra,
     )
     workspace.commit(manifest)
@@ -75,6 +77,7 @@ def write_dataset(workspace: Workspace, data: Dataset, partitions: int) -> Manif
 
 def _write_examples(root: Path, layout: Layout, train: Interactions) -> FileEntry:
     """The examples, one record batch per partition of the user's row, by example id within it."""
+    schema = pa.schema([("example", pa.int64()), *((name, pa.int32()) for name in layout.tables), ("label", pa.int8())])
     partition = train.rows[:, 0] % layout.partitions
     order = np.argsort(partition, kind="stable")
     bounds = np.concatenate([[0], np.cumsum(np.bincount(partition, minlength=layout.partitions))])
@@ -82,18 +85,18 @@ def _write_examples(root: Path, layout: Layout, train: Interactions) -> FileEntr
     def batches() -> Iterator[pa.RecordBatch]:
         for start, stop in pairwise(bounds):
             chosen = order[start:stop]
-            columns = [chosen, *_pair_columns(layout, train.take(chosen)).values()]
-            yield pa.RecordBatch.from_arrays([pa.array(column) for column in columns], schema=EXAMPLES)
+            columns = [chosen, *_stored_columns(layout, train.take(chosen)).values()]
+            yield pa.RecordBatch.from_arrays([pa.array(column) for column in columns], schema=schema)
 
-    return write_batches(root, "examples/examples", EXAMPLES, batches())
-
-
-def _write_pairs(root: Path, stem: str, layout: Layout, pairs: Interactions) -> FileEntry:
-    """Held-out pairs in their order."""
-    return write_table(root, stem, _pair_columns(layout, pairs))
+    return write_batches(root, "examples/examples", schema, batches())
 
 
-def _pair_columns(layout: Layout, pairs: Interactions) -> dict[str, Any]:
+def _write_held_out(root: Path, stem: str, layout: Layout, part: Interactions) -> FileEntry:
+    """Held-out interactions in their order."""
+    return write_table(root, stem, _stored_columns(layout, part))
+
+
+def _stored_columns(layout: Layout, interactions: Interactions) -> dict[str, Any]:
     """Rows within their tables, and labels, as they are stored."""
-    local = (pairs.rows - np.asarray(layout.offsets)).astype(np.int32)
-    return {"user": local[:, 0], "item": local[:, 1], "label": pairs.labels.astype(np.int8)}
+    local = (interactions.rows - np.asarray(layout.offsets)).astype(np.int32)
+    return {**dict(zip(layout.tables, local.T, strict=True)), "label": interactions.labels.astype(np.int8)}

@@ -1,7 +1,8 @@
 """The incidence CSR: for every row its examples, with what the kernels need inline; one file per table.
 
-A file holds one record batch per virtual partition; its edges are sorted by row, then by example id. A second file
-holds the number of examples of each row, from which the row pointers follow.
+A file holds one record batch per virtual partition; its edges are sorted by row, then by example id. An edge holds the
+example's rows of all other tables. A second file holds the number of examples of each row, from which the row pointers
+follow.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,9 +17,8 @@ from numpy.typing import NDArray
 
 from ifru_dist.interactions import Interactions
 from ifru_dist.workspace.files import FileEntry, open_arrow, write_batches
-from ifru_dist.workspace.layout import TABLES, Layout
+from ifru_dist.workspace.layout import Layout
 
-EDGES = pa.schema([("other", pa.int32()), ("label", pa.int8()), ("example", pa.int64())])
 DEGREES = pa.schema([("degree", pa.int32())])
 
 
@@ -30,8 +30,8 @@ class Incidence:
     """(n,) global rows."""
     indptr: NDArray[np.int64]
     """(n + 1,)."""
-    other: NDArray[np.int64]
-    """(edges,) global row at the other end."""
+    others: NDArray[np.int64]
+    """(edges, fields - 1) global rows of the example in all tables but that of the edge's row, in their order."""
     label: NDArray[np.float32]
     """(edges,)."""
     example: NDArray[np.int64]
@@ -45,21 +45,29 @@ class Incidence:
     def keep_edges(self, keep: NDArray[np.bool_]) -> "Incidence":
         """The same rows with only the edges that a mask (edges,) selects."""
         counts = np.concatenate([[0], np.cumsum(keep, dtype=np.int64)])
-        return Incidence(self.rows, counts[self.indptr], self.other[keep], self.label[keep], self.example[keep])
+        return Incidence(self.rows, counts[self.indptr], self.others[keep], self.label[keep], self.example[keep])
 
 
 def write_graph(
     root: Path, layout: Layout, examples: Interactions
 ) -> tuple[tuple[FileEntry, ...], tuple[FileEntry, ...]]:
     """Write the edge and degree files of all tables; the example id is the position in ``examples``."""
+    schema = edge_schema(layout)
     edges, degrees = [], []
-    for table, name in enumerate(TABLES):
-        batches = _partition_batches(layout, table, examples)
+    for table, name in enumerate(layout.tables):
+        batches = _partition_batches(layout, table, examples, schema)
         degree = np.bincount(examples.rows[:, table] - layout.offsets[table], minlength=layout.sizes[table])
         ordered = degree[layout.stored_order(table)].astype(np.int32)
-        edges.append(write_batches(root, f"graph/{name}", EDGES, batches))
+        edges.append(write_batches(root, f"graph/{name}", schema, batches))
         degrees.append(write_batches(root, f"graph/{name}-degree", DEGREES, _split(layout, table, DEGREES, [ordered])))
     return tuple(edges), tuple(degrees)
+
+
+def edge_schema(layout: Layout) -> pa.Schema:
+    """Columns of an edge file: rows at the other ends (``other``, or ``other0``, ``other1`` ...), label, example."""
+    n_others = len(layout.tables) - 1
+    names = ["other"] if n_others == 1 else [f"other{index}" for index in range(n_others)]
+    return pa.schema([*((name, pa.int32()) for name in names), ("label", pa.int8()), ("example", pa.int64())])
 
 
 def read_incidence(
@@ -72,16 +80,16 @@ def read_incidence(
     """The rows of some partitions with all their edges: by partition, then table, then row."""
     files = [(open_arrow(root, edge), open_arrow(root, degree)) for edge, degree in zip(graph, degrees, strict=True)]
     rows = [np.empty(0, np.int64), *(layout.partition_rows(partition) for partition in partitions)]
-    batches = [(p, t) for p in partitions for t in range(len(TABLES))]
+    batches = [(p, t) for p in partitions for t in range(len(layout.tables))]
     parts = [_numpy_columns(files[t][0].get_batch(p)) for p, t in batches]
     degree = [np.empty(0, np.int32), *(files[t][1].get_batch(p).column(0).to_numpy() for p, t in batches)]
-    others = [part[0].astype(np.int64) + layout.offsets[1 - t] for part, (_, t) in zip(parts, batches, strict=True)]
+    others = [_global_others(layout, t, part[:-2]) for part, (_, t) in zip(parts, batches, strict=True)]
     return Incidence(
         rows=np.concatenate(rows),
         indptr=np.concatenate([[0], np.cumsum(np.concatenate(degree), dtype=np.int64)]),
-        other=np.concatenate([np.empty(0, np.int64), *others]),
-        label=np.concatenate([np.empty(0, np.float32), *(part[1].astype(np.float32) for part in parts)]),
-        example=np.concatenate([np.empty(0, np.int64), *(part[2] for part in parts)]),
+        others=np.concatenate([np.empty((0, len(layout.tables) - 1), np.int64), *others]),
+        label=np.concatenate([np.empty(0, np.float32), *(part[-2].astype(np.float32) for part in parts)]),
+        example=np.concatenate([np.empty(0, np.int64), *(part[-1] for part in parts)]),
     )
 
 
@@ -91,17 +99,29 @@ def partition_edges(root: Path, layout: Layout, graph: Sequence[FileEntry]) -> N
     return np.array([sum(f.get_batch(p).num_rows for f in files) for p in range(layout.partitions)], dtype=np.int64)
 
 
-def _partition_batches(layout: Layout, table: int, examples: Interactions) -> Iterator[pa.RecordBatch]:
+def _global_others(layout: Layout, table: int, columns: list[NDArray[np.int32]]) -> NDArray[np.int64]:
+    """Global rows (edges, fields - 1) at the other ends of one table's edges, from the stored columns (edges,)."""
+    others = np.empty((len(columns[0]), len(columns)), dtype=np.int64)
+    for index, other_table in enumerate(layout.other_tables(table)):
+        np.add(columns[index], layout.offsets[other_table], out=others[:, index], dtype=np.int64)
+    return others
+
+
+def _partition_batches(
+    layout: Layout, table: int, examples: Interactions, schema: pa.Schema
+) -> Iterator[pa.RecordBatch]:
     """One record batch of sorted edges per partition."""
-    other_table = 1 - table
     row = examples.rows[:, table] - layout.offsets[table]
     order = np.lexsort((row, row % layout.partitions))  # stable: by example id within a row
-    other = (examples.rows[order, other_table] - layout.offsets[other_table]).astype(np.int32)
-    columns = [other, examples.labels[order].astype(np.int8), order.astype(np.int64)]
+    others = [
+        (examples.rows[order, other_table] - layout.offsets[other_table]).astype(np.int32)
+        for other_table in layout.other_tables(table)
+    ]
+    columns = [*others, examples.labels[order].astype(np.int8), order.astype(np.int64)]
     counts = np.bincount(row % layout.partitions, minlength=layout.partitions)
     bounds = np.concatenate([[0], np.cumsum(counts)])
     for start, stop in pairwise(bounds):
-        yield pa.RecordBatch.from_arrays([pa.array(column[start:stop]) for column in columns], schema=EDGES)
+        yield pa.RecordBatch.from_arrays([pa.array(column[start:stop]) for column in columns], schema=schema)
 
 
 def _split(layout: Layout, table: int, schema: pa.Schema, columns: list[NDArray[np.int32]]) -> Iterator[pa.RecordBatch]:

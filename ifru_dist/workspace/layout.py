@@ -9,19 +9,27 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-TABLES = ("user", "item")
-"""The embedding tables; a global row counts users first, then items."""
 HELD_OUT = ("valid", "test")
 """The parts that no model is trained on; a file of erased pairs names them by their index here."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Sizes of the tables and the number of virtual partitions that they are split into."""
+    """Names and sizes of the tables, and the number of virtual partitions that they are split into.
+
+    A global row counts the rows of all tables in their order: users first, then items, then those of further fields.
+    """
 
     partitions: int
     sizes: tuple[int, ...]
-    """Rows of each table, in the order of TABLES."""
+    """Rows of each table."""
+    tables: tuple[str, ...] = ("user", "item")
+    """Names of the tables; an example has one row of each."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that do not fit the names."""
+        if len(self.sizes) != len(self.tables):
+            raise ValueError(f"tables {self.tables} with sizes {self.sizes}: give a size for each table")
 
     @property
     def n_rows(self) -> int:
@@ -32,6 +40,10 @@ class Layout:
     def offsets(self) -> tuple[int, ...]:
         """Global row of each table's first row."""
         return tuple(sum(self.sizes[:table]) for table in range(len(self.sizes)))
+
+    def other_tables(self, table: int) -> tuple[int, ...]:
+        """All tables but one, in their order."""
+        return tuple(other for other in range(len(self.tables)) if other != table)
 
     def table_range(self, table: int) -> slice:
         """The global rows of one table."""

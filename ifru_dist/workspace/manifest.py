@@ -8,7 +8,7 @@ from typing import Any
 from ifru_dist.errors import WorkspaceError
 from ifru_dist.models.spec import ModelSpec
 from ifru_dist.workspace.files import FileEntry, entry_from_json
-from ifru_dist.workspace.layout import TABLES, Layout
+from ifru_dist.workspace.layout import Layout
 
 FORMAT = 1
 
@@ -18,7 +18,7 @@ class Calibration:
     """The damping that came closest to one retraining, and how that was found."""
 
     damping: float
-    """c of Lambda = c * sqrt(degree)."""
+    """c of Lambda."""
     gap: float
     """Mean |score - retrained score| on the sample, unlearned with this damping."""
     gap_do_nothing: float
@@ -31,6 +31,10 @@ class Calibration:
     """The version whose model was calibrated."""
     solver: dict[str, Any]
     """Solver options; with others the best damping may be another."""
+    anchor: str = "degree"
+    """What the damping is a factor of."""
+    temperature: float = 1.0
+    """Temperature of the loss that goes with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +54,19 @@ class ModelRecord:
     """One file per table."""
     deltas: tuple[FileEntry, ...] = ()
     """Changed rows, oldest first."""
+    epochs: int | None = None
+    """Epochs of training to these embeddings; None for imported models and in manifests of earlier releases."""
+    dense: FileEntry | None = None
+    """The model's own parameters, where it has any."""
     trained_interactions: int | None = None
     """Training interactions when the model was made; None in manifests of earlier releases."""
     unsolved_interactions: float = 0.0
     """A score of what batches left: the sum over them of influence residual times interactions."""
     calibration: Calibration | None = None
+
+    def files(self) -> list[FileEntry]:
+        """Every file of the model."""
+        return [*self.base, *self.deltas, *([self.dense] if self.dense else [])]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +111,7 @@ class Manifest:
 
     def files(self) -> list[FileEntry]:
         """Every file of the version."""
-        model = (*self.model.base, *self.model.deltas) if self.model else ()
+        model = self.model.files() if self.model else []
         data = (*self.ids, self.examples, *self.graph, *self.degrees, self.valid, self.test)
         erased = (*self.tombstones, *self.forgotten, *self.held_out_erased)
         return [*data, *erased, *model, *self.requests, *self.suppression]
@@ -111,7 +123,9 @@ class Manifest:
 
 def encode(manifest: Manifest) -> bytes:
     """The manifest as the bytes of its file; the first line's digest covers the rest."""
-    body = json.dumps({"format": FORMAT, "tables": TABLES, **asdict(manifest)}, indent=1, sort_keys=True)
+    value = asdict(manifest)
+    value["tables"] = value["layout"].pop("tables")
+    body = json.dumps({"format": FORMAT, **value}, indent=1, sort_keys=True)
     return json.dumps({"sha256": _digest(body)}).encode() + b"\n" + body.encode() + b"\n"
 
 
@@ -154,7 +168,7 @@ def _manifest(value: dict[str, Any]) -> Manifest:
     layout = fields.pop("layout")
     model = fields.pop("model")
     return Manifest(
-        layout=Layout(partitions=layout["partitions"], sizes=tuple(layout["sizes"])),
+        layout=Layout(layout["partitions"], sizes=tuple(layout["sizes"]), tables=tuple(value["tables"])),
         model=_model(model) if model else None,
         **fields,
     )
@@ -163,8 +177,9 @@ def _manifest(value: dict[str, Any]) -> Manifest:
 def _model(value: dict[str, Any]) -> ModelRecord:
     """The model record from its JSON object."""
     fields = dict(value)
-    calibration = fields.pop("calibration", None)  # manifests of earlier releases have none
+    calibration, dense = fields.pop("calibration", None), fields.pop("dense", None)  # earlier releases have neither
     return ModelRecord(
+        dense=entry_from_json(dense) if dense else None,
         calibration=Calibration(**calibration) if calibration else None,
         spec=ModelSpec(**fields.pop("spec")),
         base=_entries(fields.pop("base")),

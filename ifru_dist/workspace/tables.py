@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from ifru_dist.errors import WorkspaceError
 from ifru_dist.workspace.files import FileEntry, open_arrow, write_batches
-from ifru_dist.workspace.layout import TABLES, Layout
+from ifru_dist.workspace.layout import Layout
 
 
 def write_base(root: Path, layout: Layout, embeddings: NDArray[np.float32]) -> tuple[FileEntry, ...]:
     """Write all rows (N, dim), given in global order, as one base file per table."""
     entries = []
-    for table, name in enumerate(TABLES):
+    for table, name in enumerate(layout.tables):
         values = embeddings[layout.table_range(table)][layout.stored_order(table)]
         schema = pa.schema([("embedding", pa.list_(pa.float32(), embeddings.shape[1]))])
         bounds = layout.bounds(table)
@@ -50,7 +50,7 @@ def read_partitions(
     """Current embeddings (n, dim) of the rows of some partitions: by partition, then table, then row."""
     files = [open_arrow(root, entry) for entry in base]
     dim = files[0].schema.field(0).type.list_size
-    blocks = [_matrix(files[t].get_batch(p).column(0)) for p in partitions for t in range(len(TABLES))]
+    blocks = [_matrix(files[t].get_batch(p).column(0)) for p in partitions for t in range(len(files))]
     values = np.concatenate([np.empty((0, dim), np.float32), *blocks])
     start_of = np.full(layout.partitions, -1, dtype=np.int64)
     sizes = [len(layout.partition_rows(partition)) for partition in partitions]
@@ -83,9 +83,9 @@ def read_all(root: Path, layout: Layout, base: Sequence[FileEntry], deltas: Sequ
 def _position(layout: Layout, start_of: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Where global rows stand in the order of ``read_partitions``."""
     partition = layout.partition_of(rows)
-    first_table = np.array([layout.partition_size(0, p) for p in range(layout.partitions)])
-    before = np.where(layout.table_of(rows) == 0, 0, first_table[partition])
-    return start_of[partition] + before + layout.local(rows) // layout.partitions
+    sizes = [[layout.partition_size(t, p) for p in range(layout.partitions)] for t in range(len(layout.tables))]
+    before = np.cumsum([[0] * layout.partitions, *sizes[:-1]], axis=0)  # (tables, partitions)
+    return start_of[partition] + before[layout.table_of(rows), partition] + layout.local(rows) // layout.partitions
 
 
 def _vectors(values: NDArray[np.float32]) -> pa.FixedSizeListArray:

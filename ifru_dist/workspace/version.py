@@ -1,7 +1,7 @@
 """Reading one committed version: ids, examples, held-out pairs, embeddings, and the shard of some partitions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from ifru_dist.errors import WorkspaceError
 from ifru_dist.interactions import Interactions
+from ifru_dist.models.parameters import Parameters
+from ifru_dist.workspace.dense import read_dense
 from ifru_dist.workspace.files import FileEntry, open_arrow
 from ifru_dist.workspace.graph import Incidence, partition_edges, read_incidence
-from ifru_dist.workspace.layout import HELD_OUT, TABLES, Layout
+from ifru_dist.workspace.layout import HELD_OUT, Layout
 from ifru_dist.workspace.manifest import Manifest, ModelRecord
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.tables import read_all, read_partitions
@@ -79,7 +81,7 @@ class Version:
         table = self._read(self.manifest.examples)
         order = np.empty(self.manifest.n_examples, dtype=np.int64)
         order[table.column("example").to_numpy()] = np.arange(len(order))
-        return self._pairs(table).take(order)
+        return replace(self._interactions(table).take(order), ids=np.arange(len(order)))
 
     def erased_ids(self) -> NDArray[np.int64]:
         """Ids of the erased examples, ascending."""
@@ -103,7 +105,7 @@ class Version:
     def held_out_left(self, part: str) -> tuple[NDArray[np.int64], Interactions]:
         """The ``valid`` or ``test`` pairs that are left, behind their positions (n,) in the stored file."""
         entry = {"valid": self.manifest.valid, "test": self.manifest.test}[part]
-        pairs = self._pairs(self._read(entry))
+        pairs = self._interactions(self._read(entry))
         left = np.asarray(~np.isin(pairs.rows, self.forgotten_rows()).any(axis=1))
         for erased in map(self._read, self.manifest.held_out_erased):
             here = erased.column("part").to_numpy() == HELD_OUT.index(part)
@@ -118,6 +120,14 @@ class Version:
     def embeddings_of(self, partitions: Sequence[int]) -> NDArray[np.float32]:
         """Embeddings (n, dim) of some partitions, in the order of ``incidence_of``."""
         return read_partitions(self.workspace.root, self.layout, self.model.base, self.model.deltas, partitions)
+
+    def dense(self) -> dict[str, NDArray[np.float32]]:
+        """The model's own parameters by name; empty where it has embedding rows only."""
+        return read_dense(self.workspace.root, self.model.dense)
+
+    def parameters(self) -> Parameters:
+        """Embeddings of all rows and the model's own parameters."""
+        return Parameters(self.embeddings(), self.dense())
 
     def incidence_of(self, partitions: Sequence[int]) -> Incidence:
         """Rows of some partitions with the examples that are left."""
@@ -137,9 +147,9 @@ class Version:
         """A listed file as a table."""
         return open_arrow(self.workspace.root, entry).read_all()
 
-    def _pairs(self, table: pa.Table) -> Interactions:
-        """Stored pairs with global rows."""
-        columns = [table.column(name).to_numpy().astype(np.int64) for name in TABLES]
+    def _interactions(self, table: pa.Table) -> Interactions:
+        """Stored interactions with global rows."""
+        columns = [table.column(name).to_numpy().astype(np.int64) for name in self.layout.tables]
         rows = np.stack(columns, axis=1) + np.asarray(self.layout.offsets)
         return Interactions(rows, table.column("label").to_numpy().astype(np.float32))
 

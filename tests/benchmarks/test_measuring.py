@@ -54,9 +54,9 @@ def test_the_independent_problem_is_the_one_that_the_job_solved(tmp_path: Path) 
     root = tmp_path / "ws"
     data, spec = small_interactions(), ModelSpec(dim=4, l2_row=0.5)
     options = TrainOptions(optimiser="lbfgs", epochs=2000)
-    stationary = fit(spec, sum(SIZES), data, data, options, show_progress=False)
+    stationary = fit(spec, SIZES, data, None, options, show_progress=False)
     assert stationary.converged
-    before = small_workspace(root, embeddings=stationary.embeddings, l2=0.0, l2_row=spec.l2_row)
+    before = small_workspace(root, embeddings=stationary.parameters.embeddings, l2=0.0, l2_row=spec.l2_row)
     requests = request_file(tmp_path / "requests.parquet", *(pair(rows) for rows in ROWS[:5]))
     config = UnlearnConfig(
         workspace=root,

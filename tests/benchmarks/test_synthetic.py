@@ -10,6 +10,7 @@ from benchmarks.synthetic import SyntheticConfig, generate, interactions
 from ifru_dist.errors import ConfigError
 from ifru_dist.interactions import Interactions
 from ifru_dist.models.spec import ModelSpec
+from ifru_dist.pipelines.validating import auc_validation
 from ifru_dist.training.loop import TrainOptions, fit
 
 SMALL = {"output": Path("unused"), "interactions": 5_003, "users": 300, "items": 200}
@@ -64,13 +65,28 @@ def test_the_seed_decides() -> None:
     assert not first.equals(interactions(SyntheticConfig(**SMALL, seed=6)))
 
 
+def test_hours_are_a_further_field_that_decides_ratings(default: pd.DataFrame) -> None:
+    logs = interactions(SyntheticConfig(output=Path("unused"), seed=7, hours=24))
+    assert list(logs.columns) == [*default.columns, "hour"]
+    pd.testing.assert_frame_equal(logs[["user", "item", "timestamp"]], default[["user", "item", "timestamp"]])
+    assert logs["hour"].between(0, 23).all()
+    label = logs["rating"] > 5
+    assert 0.4 < label.mean() < 0.6
+    assert label.groupby(logs["hour"]).mean().std() > 0.05  # 0.005 if hours did not decide
+    popular = logs["item"].isin(logs.groupby("item").size().nlargest(20).index)
+    of_item = label[popular].groupby([logs["item"], logs["hour"]]).mean().unstack()
+    assert (of_item.sub(of_item.mean(axis=1), axis=0) - of_item.mean()).std(axis=None) > 0.1  # 0.05 from noise alone
+
+
 def test_a_factor_model_learns_from_it(default: pd.DataFrame) -> None:
     rows = np.stack([default["user"], 4_000 + default["item"]], axis=1)
     data = Interactions(rows, (default["rating"] > 5).to_numpy(dtype=np.float32))
     held_out = np.random.default_rng(1).random(len(data)) < 0.2
     options = TrainOptions(epochs=4, learning_rate=0.01)
-    fitted = fit(ModelSpec(dim=8), 7_000, data.take(~held_out), data.take(held_out), options, show_progress=False)
-    assert fitted.valid_auc > 0.72
+    validation = auc_validation(data.take(held_out))
+    fitted = fit(ModelSpec(dim=8), (4_000, 3_000), data.take(~held_out), validation, options, show_progress=False)
+    assert fitted.valid is not None
+    assert fitted.valid > 0.72
 
 
 def test_more_than_users_and_items_can_have() -> None:

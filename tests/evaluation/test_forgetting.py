@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -112,3 +113,28 @@ def test_figures_that_do_not_exist_are_none() -> None:
 def test_large_scores_do_not_overflow() -> None:
     assert logloss(np.array([-1e4], dtype=np.float32), np.array([1.0])) == pytest.approx(1e4)
     assert logit_gap(np.array([1e4], dtype=np.float32), [np.array([-1e4])]) == pytest.approx(2e4)
+
+
+def labels_of(loss: str) -> HeldLabels:
+    return replace(LABELS, loss=loss)
+
+
+@pytest.mark.parametrize("loss", ["squared", "bpr"])
+def test_scores_that_are_no_logits_have_no_log_loss(loss: str) -> None:
+    assert logloss(ORIGINAL.erased, LABELS.erased, loss) is None
+    figures = forgetting_figures(ORIGINAL, RETRAINED, labels_of(loss))
+    assert figures["logloss_erased"] is None
+    assert figures["logit_gap_erased"] == pytest.approx(2.5)
+
+
+def test_members_of_a_squared_loss_are_told_by_their_squared_error() -> None:
+    # Errors of erased pairs: 0.1, 0.2; of the touched test pairs, the first and the last: 0.15 and 3.
+    model = scores([1.1, -0.2], [0.85, 0.0, 3.0])
+    assert membership_auc(model, labels_of("squared")) == 0.75
+    assert membership_auc(scores([3.0, -3.0], [1.0, 0.0, 0.0]), labels_of("squared")) == 0.0
+
+
+def test_members_of_a_pairwise_loss_are_told_by_the_scores_of_positives() -> None:
+    # One erased positive and one touched test positive: pairs with the label 0 were never trained on.
+    assert membership_auc(scores([2.0, 9.0], [1.0, 5.0, 9.0]), labels_of("bpr")) == 1.0
+    assert membership_auc(scores([0.5, -9.0], [1.0, 5.0, -9.0]), labels_of("bpr")) == 0.0

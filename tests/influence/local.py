@@ -8,23 +8,27 @@ from ifru_dist.influence.kernels import Kernels
 from ifru_dist.influence.kernels_numba import NumbaKernels
 from ifru_dist.influence.options import SolveOptions
 from ifru_dist.influence.outcome import Outcome
-from ifru_dist.influence.shard import Shard
-from ifru_dist.influence.update import Batch
-from ifru_dist.models.losses import BinaryCrossEntropy
+from ifru_dist.influence.shard import Graph, Shard
+from ifru_dist.influence.update import Batch, make_objective
+from ifru_dist.models.base import Dense, Model
+from ifru_dist.models.spec import ModelSpec
 from tests.influence.reference import Case
 
 
-class DotProduct:
+class DotProduct(Model):
     """A model by its layer weights."""
 
-    name = "test"
+    dot_product = True
 
     def __init__(self, case: Case) -> None:
-        self.loss = BinaryCrossEntropy()
-        self.l2, self.l2_row = case.l2, case.l2_row
-        self.layer_weights = case.layer_weights
+        super().__init__(ModelSpec(l2=case.l2, l2_row=case.l2_row))
+        self._layer_weights = case.layer_weights
 
-    def score(self, rows: Tensor) -> Tensor:
+    @property
+    def layer_weights(self) -> tuple[float, ...]:
+        return self._layer_weights
+
+    def score(self, rows: Tensor, dense: Dense) -> Tensor:
         return rows.prod(1).sum(1)
 
 
@@ -42,14 +46,18 @@ def shard_of(case: Case, partitions: list[int] | None = None) -> tuple[Shard, Te
                 edges += [(int(case.pairs[e, 1 - table]), e) for e in mine]
                 indptr.append(len(edges))
     example = torch.tensor([e for _, e in edges], dtype=torch.int64)
+    other, pointers = torch.tensor([o for o, _ in edges], dtype=torch.int64), torch.tensor(indptr, dtype=torch.int64)
+    positive = case.label[example] > 0.5
+    running = torch.cat([torch.zeros(1, dtype=torch.int64), positive.long().cumsum(0)])
     shard = Shard(
         rows=torch.tensor(rows, dtype=torch.int64),
         partition=torch.tensor(part, dtype=torch.int64),
         embeddings=case.embeddings[torch.tensor(rows, dtype=torch.int64)].contiguous(),
-        indptr=torch.tensor(indptr, dtype=torch.int64),
-        other=torch.tensor([o for o, _ in edges], dtype=torch.int64),
+        indptr=pointers,
+        others=other[:, None],
         label=case.label[example],
         example=example,
+        graph=Graph(indptr=running[pointers], other=other[positive], example=example[positive]),
     )
     return shard, case.erased[example]
 
@@ -57,6 +65,14 @@ def shard_of(case: Case, partitions: list[int] | None = None) -> tuple[Shard, Te
 def communicator_of(shard: Shard) -> LocalCommunicator:
     """The exchanges of a single worker."""
     return LocalCommunicator(shard.rows)
+
+
+def objective_of(case: Case, selected: Tensor, kernels: Kernels | None = None, **options: object):
+    """The shard and the objective of a batch whose selected rows are a mask over global rows; exact products."""
+    shard, erased = shard_of(case)
+    exact = SolveOptions(**{"damping": 0.3, "product_dtype": torch.float64, "product": "exact", **options})
+    arguments = (DotProduct(case), communicator_of(shard), kernels or NumbaKernels(), exact)
+    return shard, make_objective(shard, erased, selected[shard.rows], *arguments)
 
 
 def unlearn(case: Case, options: SolveOptions, kernels: Kernels | None = None) -> Outcome:

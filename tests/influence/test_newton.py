@@ -26,6 +26,7 @@ def options(**changes: object) -> SolveOptions:
         "row_budget": 0,
         "max_newton_steps": 100,
         "product_dtype": torch.float64,
+        "product": "exact",
         "storage_dtype": torch.float64,
     }
     return SolveOptions(**{**values, **changes})

@@ -4,14 +4,13 @@ import pytest
 import torch
 
 from ifru_dist.influence import preconditioner as module
-from ifru_dist.influence.direct import DirectObjective
 from ifru_dist.influence.kernels import Kernels
 from ifru_dist.influence.kernels_numba import NumbaKernels
 from ifru_dist.influence.kernels_torch import TorchKernels
 from ifru_dist.influence.options import SolveOptions
 from ifru_dist.influence.preconditioner import Blocks, Diagonal, make_preconditioner
 from tests.influence import reference
-from tests.influence.local import DotProduct, communicator_of, shard_of, unlearn
+from tests.influence.local import objective_of, unlearn
 from tests.influence.reference import CASES, Case, random_case
 
 KERNELS = pytest.mark.parametrize("kernels", [NumbaKernels(), TorchKernels()], ids=["numba", "torch"])
@@ -20,10 +19,7 @@ DIRECT = pytest.mark.parametrize("case", CASES[:3], ids=[case.name for case in C
 
 def curvature_of(case: Case, kernels: Kernels):
     selected, _ = reference.endpoint_masks(case)
-    shard, erased = shard_of(case)
-    objective = DirectObjective(
-        shard, erased, selected[shard.rows], DotProduct(case), communicator_of(shard), kernels, torch.float64
-    )
+    shard, objective = objective_of(case, selected, kernels)
     return shard.rows[objective.positions], objective.at(shard.embeddings).curvature("gauss-newton")
 
 

@@ -7,13 +7,10 @@ import pytest
 import torch
 
 from ifru_dist.influence.damping import row_damping
-from ifru_dist.influence.direct import DirectObjective
 from ifru_dist.influence.importance import select_by_step
-from ifru_dist.influence.kernels_numba import NumbaKernels
 from ifru_dist.influence.options import AUTO_ROWS, SolveOptions
-from ifru_dist.influence.propagated import PropagatedObjective
 from tests.influence import reference
-from tests.influence.local import DotProduct, after, communicator_of, shard_of, unlearn
+from tests.influence.local import after, communicator_of, objective_of, unlearn
 from tests.influence.reference import CASES, Case, random_case
 
 DAMPING = 4.0
@@ -30,6 +27,7 @@ def options(**changes: object) -> SolveOptions:
         "tolerance": 1e-3,
         "row_budget": "all",
         "product_dtype": torch.float64,
+        "product": "exact",
         "storage_dtype": torch.float64,
     }
     return SolveOptions(**{**values, **changes})
@@ -62,12 +60,8 @@ def stationary(case: Case) -> Case:
 @pytest.mark.parametrize("case", [*CASES, *LARGE], ids=lambda case: f"{case.name}-{len(case.pairs)}")
 def test_the_residual_outside_equals_dense(case: Case) -> None:
     case = few_erased(case)
-    shard, erased = shard_of(case)
     selected, emptied = reference.endpoint_masks(case)
-    kind = DirectObjective if len(case.layer_weights) == 1 else PropagatedObjective
-    objective = kind(
-        shard, erased, selected[shard.rows], DotProduct(case), communicator_of(shard), NumbaKernels(), torch.float64
-    )
+    shard, objective = objective_of(case, selected)
     moved = reference.newton(case, selected, damping=0.3, steps=1)
     outside = objective.outside(objective.at(moved[shard.rows].contiguous()))
     dense = reference.residual(case, moved)
@@ -82,17 +76,14 @@ def test_the_residual_outside_equals_dense(case: Case) -> None:
 
 def test_the_diagonal_outside_is_exact_where_all_of_a_rows_edges_are_read() -> None:
     case = LARGE[0]
-    shard, erased = shard_of(case)
     selected, _ = reference.endpoint_masks(case)
-    objective = DirectObjective(
-        shard, erased, selected[shard.rows], DotProduct(case), communicator_of(shard), NumbaKernels(), torch.float64
-    )
+    shard, objective = objective_of(case, selected)
     outside = objective.outside(objective.at(shard.embeddings))
     dense = reference.gauss_newton(case, case.embeddings).diagonal().reshape(case.embeddings.shape)
     checked = 0
     for position, row in zip(outside.positions.tolist(), shard.rows[outside.positions].tolist(), strict=True):
-        far = shard.other[shard.indptr[position] : shard.indptr[position + 1]]
-        if bool(selected[far].all()):
+        far = shard.others[shard.indptr[position] : shard.indptr[position + 1]]
+        if bool(selected[far[:, 0]].all()):
             place = int(torch.nonzero(outside.positions == position))
             torch.testing.assert_close(outside.diagonal[place], dense[row], rtol=1e-8, atol=1e-10)
             checked += 1
@@ -104,11 +95,8 @@ def test_the_diagonal_outside_is_exact_where_all_of_a_rows_edges_are_read() -> N
 @pytest.mark.parametrize("allowed", [0.0, 0.2])
 def test_the_rows_with_the_longest_steps_enter(case: Case, budget: int, allowed: float) -> None:
     case = few_erased(case)
-    shard, erased = shard_of(case)
-    kind = DirectObjective if len(case.layer_weights) == 1 else PropagatedObjective
-    selected = reference.endpoint_masks(case)[0][shard.rows]
-    communicator = communicator_of(shard)
-    objective = kind(shard, erased, selected, DotProduct(case), communicator, NumbaKernels(), torch.float64)
+    shard, objective = objective_of(case, reference.endpoint_masks(case)[0])
+    selected, communicator = reference.endpoint_masks(case)[0][shard.rows], communicator_of(shard)
     moved = reference.newton(case, reference.endpoint_masks(case)[0], damping=0.3, steps=1)[shard.rows].contiguous()
     outside = objective.outside(objective.at(moved))
     anchor = row_damping(0.3, shard.degrees)
@@ -150,12 +138,8 @@ def test_rounds_end_when_the_rest_is_under_the_tolerance(case: Case) -> None:
 @pytest.mark.parametrize("case", [*CASES, *LARGE], ids=lambda case: f"{case.name}-{len(case.pairs)}")
 def test_other_rows_of_the_same_batch_see_the_same_points(case: Case) -> None:
     case = few_erased(case)
-    shard, erased = shard_of(case)
     selected, emptied = reference.endpoint_masks(case)
-    kind = DirectObjective if len(case.layer_weights) == 1 else PropagatedObjective
-    first = kind(
-        shard, erased, selected[shard.rows], DotProduct(case), communicator_of(shard), NumbaKernels(), torch.float64
-    )
+    shard, first = objective_of(case, selected)
     wider = selected | (torch.arange(case.rows) % 3 == 0) & ~emptied
     second = first.selecting(wider[shard.rows])
     for objective, rows in ((first, selected), (second, wider)):

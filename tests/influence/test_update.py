@@ -6,17 +6,15 @@ import pytest
 import torch
 
 from ifru_dist.influence.damping import row_damping
-from ifru_dist.influence.direct import DirectObjective
 from ifru_dist.influence.importance import endpoints, select_by_degree
 from ifru_dist.influence.kernels import Kernels
 from ifru_dist.influence.kernels_numba import NumbaKernels
 from ifru_dist.influence.kernels_torch import TorchKernels
 from ifru_dist.influence.newton import TiltedObjective
 from ifru_dist.influence.options import SolveOptions
-from ifru_dist.influence.propagated import PropagatedObjective
 from ifru_dist.influence.reduction import Reduction
 from tests.influence import reference
-from tests.influence.local import DotProduct, communicator_of, shard_of, unlearn
+from tests.influence.local import communicator_of, objective_of, shard_of, unlearn
 from tests.influence.reference import CASES, Case
 
 KERNELS = pytest.mark.parametrize("kernels", [NumbaKernels(), TorchKernels()], ids=["numba", "torch"])
@@ -34,6 +32,7 @@ def options(**changes: object) -> SolveOptions:
         "solver_tolerance": 1e-13,
         "max_iterations": 500,
         "product_dtype": torch.float64,
+        "product": "exact",
         "storage_dtype": torch.float64,
     }
     return SolveOptions(**{**values, **changes})
@@ -45,18 +44,11 @@ def moved_point(case: Case, selected: torch.Tensor) -> torch.Tensor:
     return case.embeddings + 0.1 * noise * selected[:, None]
 
 
-def objective_of(case: Case, kernels: Kernels, selected: torch.Tensor):
-    shard, erased = shard_of(case)
-    kind = DirectObjective if len(case.layer_weights) == 1 else PropagatedObjective
-    mask = selected[shard.rows]
-    return shard, kind(shard, erased, mask, DotProduct(case), communicator_of(shard), kernels, torch.float64)
-
-
 @EACH_CASE
 @KERNELS
 def test_residual_and_product_equal_dense(case: Case, kernels: Kernels) -> None:
     selected, _ = reference.endpoint_masks(case)
-    shard, objective = objective_of(case, kernels, selected)
+    shard, objective = objective_of(case, selected, kernels)
     point = moved_point(case, selected)
     at = objective.at(point[shard.rows].contiguous())
     residual = at.residual()
@@ -75,7 +67,7 @@ def test_residual_and_product_equal_dense(case: Case, kernels: Kernels) -> None:
 @KERNELS
 def test_objective_and_its_gradient_equal_dense(case: Case, kernels: Kernels) -> None:
     selected, _ = reference.endpoint_masks(case)
-    shard, objective = objective_of(case, kernels, selected)
+    shard, objective = objective_of(case, selected, kernels)
     point = moved_point(case, selected)
     own = point[shard.rows].contiguous()
     anchor = row_damping(0.3, shard.degrees)
@@ -93,7 +85,7 @@ def test_objective_and_its_gradient_equal_dense(case: Case, kernels: Kernels) ->
 @pytest.mark.parametrize("case", [case for case in CASES if len(case.layer_weights) == 1], ids=lambda case: case.name)
 def test_mf_diagonal_is_exact(case: Case) -> None:
     selected, _ = reference.endpoint_masks(case)
-    shard, objective = objective_of(case, NumbaKernels(), selected)
+    shard, objective = objective_of(case, selected)
     curvature = objective.at(shard.embeddings).curvature("gauss-newton")
     dense = reference.gauss_newton(case, case.embeddings).diagonal().reshape(case.embeddings.shape)
     torch.testing.assert_close(curvature.diagonal, dense[shard.rows[objective.positions]], **CLOSE)
@@ -123,9 +115,7 @@ def test_update_equals_dense_solve(case: Case, kernels: Kernels, hops: int) -> N
 @pytest.mark.parametrize("budget", [0, 6, 9, 100])
 def test_selection_is_endpoints_then_the_most_important(case: Case, budget: int) -> None:
     shard, erased = shard_of(case)
-    mask = select_by_degree(
-        shard, erased, communicator_of(shard), NumbaKernels(), hops=2, quantile=0.0, row_budget=budget
-    )
+    mask = select_by_degree(shard, erased, communicator_of(shard), hops=2, quantile=0.0, row_budget=budget)
     pinned, emptied = reference.endpoint_masks(case)
     importance = reference.importance(case, 2)
     others = [(-float(importance[r]), r) for r in range(case.rows) if importance[r] > 0 and not (pinned | emptied)[r]]

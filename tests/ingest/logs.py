@@ -38,21 +38,20 @@ def prepared(logs: Path, tmp: Path, scheduler: str = "threads", **options: Any) 
     return prepare(PrepareOptions(logs=str(logs), **chosen), scheduler, tmp / "bad.parquet", say=lambda line: None)
 
 
-def triples(dataset: Dataset, part: Interactions) -> list[tuple[Any, Any, int]]:
-    """A part as (user id, item id, label)."""
-    users, items = (ids.to_pylist() for ids in dataset.ids)
+def examples(dataset: Dataset, part: Interactions) -> list[tuple[Any, ...]]:
+    """A part as (user id, item id, further ids, label)."""
+    ids = [external for table in dataset.ids for external in table.to_pylist()]
     return [
-        (users[user], items[item - len(users)], int(label))
-        for (user, item), label in zip(part.rows.tolist(), part.labels, strict=True)
+        (*(ids[row] for row in rows), int(label)) for rows, label in zip(part.rows.tolist(), part.labels, strict=True)
     ]
 
 
-def all_triples(dataset: Dataset) -> dict[str, list[tuple[Any, Any, int]]]:
+def all_examples(dataset: Dataset) -> dict[str, list[tuple[Any, ...]]]:
     """All parts as external ids."""
-    return {name: triples(dataset, getattr(dataset, name)) for name in ("train", "valid", "test")}
+    return {name: examples(dataset, getattr(dataset, name)) for name in ("train", "valid", "test")}
 
 
 def _type(name: str, frame: pd.DataFrame) -> pa.DataType:
-    if name not in ("user", "item"):
+    if name in ("rating", "timestamp"):
         return pa.float64()
     return pa.string() if any(isinstance(value, str) for value in frame[name]) else pa.int32()

@@ -44,6 +44,16 @@ def test_every_bad_row_of_a_csv_file_is_quarantined_with_reason_and_number(tmp_p
     assert part.rows.to_pydict() == {"user": ["1", "5"], "item": ["a", "b"], "label": [1, 0]}
 
 
+def test_a_field_without_a_value_is_quarantined_like_an_id(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('row,user,item,rating,hour\n1,1,a,5,7\n2,1,b,5,\n3,2,b,5," "\n4,2,a,5,"7\n8"\n')
+    part = _parts(path, Columns("user", "item", "rating", None, fields=("row", "hour")))[0]
+    assert part.bad.schema == QUARANTINE
+    assert part.bad.column("reason").to_pylist() == ["null_hour", "null_hour", "line_break_in_id"]
+    assert part.bad.column("row").to_pylist() == [1, 2, 3]  # numbers of records, not the field of that name
+    assert part.rows.to_pydict() == {"user": ["1"], "item": ["a"], "row": ["1"], "hour": ["7"], "label": [1]}
+
+
 def test_rows_of_later_row_groups_count_from_the_start_of_the_file(tmp_path: Path) -> None:
     users = pa.array([None if row in (1, 4, 5) else row for row in range(7)], pa.int64())
     pq.write_table(

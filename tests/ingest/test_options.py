@@ -32,6 +32,10 @@ def test_options_that_go_together(options: dict[str, Any]) -> None:
         ({"positive_threshold": 1.0, "split": (0.6, 0.2, 0.3)}, "--split 0.6 0.2 0.3: shares must sum to 1"),
         ({"positive_threshold": 1.0, "split": (0.0, 0.5, 0.5)}, "training needs more than 0"),
         ({"positive_threshold": 1.0, "item_column": "user"}, "column 'user' is named for two purposes"),
+        ({"positive_threshold": 1.0, "fields": ("hour", "hour")}, "column 'hour' is named for two purposes"),
+        ({"positive_threshold": 1.0, "fields": ("rating",)}, "column 'rating' is named for two purposes"),
+        ({"positive_threshold": 1.0, "fields": ("label",)}, "--fields 'label' cannot name a table: rename"),
+        ({"positive_threshold": 1.0, "fields": ("a/b",)}, "--fields 'a/b' cannot name a table: rename"),
     ],
 )
 def test_options_that_contradict_each_other(options: dict[str, Any], message: str) -> None:

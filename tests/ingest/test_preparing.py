@@ -14,7 +14,7 @@ from ifru_dist.errors import ConfigError, InputError
 from ifru_dist.workspace.dataset import write_dataset
 from ifru_dist.workspace.store import Workspace
 from tests.ingest.eager import prepare_eagerly, usable
-from tests.ingest.logs import all_triples, prepared, write_csv, write_parquet
+from tests.ingest.logs import all_examples, prepared, write_csv, write_parquet
 
 _RATINGS = st.sampled_from([0.0, 1.0, 3.0, 3.5, 5.0, float("nan"), float("inf"), None])
 _INTEGER_IDS = st.one_of(st.none(), st.integers(-2, 6))
@@ -23,10 +23,11 @@ _STRING_IDS = st.one_of(st.none(), st.sampled_from(["", " ", "a", "b", "0012", "
 
 @st.composite
 def _logs(draw: Any) -> list[pd.DataFrame]:
-    """One to three files of rows with nulls, duplicates and unusable ratings, with or without timestamps."""
+    """One to three files of rows with nulls, duplicates and unusable ratings, with or without timestamps and fields."""
     ids = draw(st.sampled_from([_INTEGER_IDS, _STRING_IDS]))
-    row = st.tuples(ids, ids, _RATINGS, st.integers(0, 3))
-    names = ["user", "item", "rating", "timestamp"]
+    further = draw(st.sampled_from([{}, {"hour": _INTEGER_IDS}, {"hour": _INTEGER_IDS, "device": _STRING_IDS}]))
+    row = st.tuples(ids, ids, *further.values(), _RATINGS, st.integers(0, 3))
+    names = ["user", "item", *further, "rating", "timestamp"]
     files = draw(st.lists(st.lists(row, min_size=1, max_size=30), min_size=1, max_size=3))
     frames = [pd.DataFrame(rows, columns=names, dtype=object) for rows in files]
     return frames if draw(st.booleans()) else [frame.drop(columns="timestamp") for frame in frames]
@@ -43,18 +44,21 @@ def _logs(draw: Any) -> list[pd.DataFrame]:
 def test_dask_gives_what_eager_pandas_gives(
     frames: list[pd.DataFrame], k: int, split: tuple[float, float, float], seed: int, row_group_size: int
 ) -> None:
-    expected = prepare_eagerly(pd.concat(frames, ignore_index=True), 3.0, k, split, seed)
+    fields = tuple(name for name in ("hour", "device") if name in frames[0])
+    expected = prepare_eagerly(pd.concat(frames, ignore_index=True), 3.0, k, split, seed, fields)
     rows = expected.counts["rows_after_k_core"]
     with tempfile.TemporaryDirectory() as name:
         logs = write_parquet(Path(name) / "logs", frames, row_group_size)
-        options = {"k_core": k, "split": split, "seed": seed}
+        options = {"k_core": k, "split": split, "seed": seed, "fields": fields}
         if not expected.parts["train"]:
             with pytest.raises(InputError):
                 prepared(logs, Path(name), **options)
             return
         actual = prepared(logs, Path(name), **options)
         n_quarantined = pq.read_metadata(Path(name) / "bad.parquet").num_rows
-    assert all_triples(actual.dataset) == expected.parts
+    assert all_examples(actual.dataset) == expected.parts
+    assert actual.dataset.tables == ("user", "item", *fields)
+    assert list(actual.counts["fields"]) == list(fields)
     assert actual.counts["rows_after_k_core"] == rows
     assert actual.counts["duplicates"] == expected.counts["duplicates"]
     assert sum(actual.counts["dropped_unseen"].values()) == expected.counts["dropped_unseen"]
@@ -77,7 +81,7 @@ def _frames(seed: int, with_time: bool = True) -> list[pd.DataFrame]:
 def test_schedulers_agree(tmp_path: Path) -> None:
     logs = write_parquet(tmp_path / "logs", _frames(1), row_group_size=16)
     results = [prepared(logs, tmp_path, scheduler) for scheduler in ("threads", "synchronous")]
-    assert all_triples(results[0].dataset) == all_triples(results[1].dataset)
+    assert all_examples(results[0].dataset) == all_examples(results[1].dataset)
     assert results[0].counts == results[1].counts
 
 
@@ -113,7 +117,7 @@ def test_a_given_split_keeps_every_training_row_in_file_order(tmp_path: Path) ->
     valid = part("valid", ["a", "c"], ["x", "x"], [1, 1])
     test = part("test", ["b", "a", "a"], ["z", "y", "x"], [1, 0, 0])
     result = prepared(Path(train), tmp_path, valid=valid, test=test, label_column="label", positive_threshold=None)
-    assert all_triples(result.dataset) == {
+    assert all_examples(result.dataset) == {
         "train": [("b", "x", 1), ("a", "y", 0), ("b", "x", 0), ("b", "x", 1)],
         "valid": [("a", "x", 1)],
         "test": [("a", "y", 0), ("a", "x", 0)],
@@ -122,19 +126,50 @@ def test_a_given_split_keeps_every_training_row_in_file_order(tmp_path: Path) ->
     assert result.counts["positive_share"] == {"train": 0.5, "valid": 1.0, "test": 0.0}
 
 
+def test_a_pair_keeps_the_fields_of_its_last_row(tmp_path: Path) -> None:
+    columns = {"user": [1, 1, 2], "item": [7, 7, 7], "hour": [5, 6, 5], "rating": 5.0, "timestamp": [2.0, 1.0, 0.0]}
+    logs = write_parquet(tmp_path / "logs", [pd.DataFrame(columns)])
+    dataset = prepared(logs, tmp_path, split=(1.0, 0.0, 0.0), fields=("hour",)).dataset
+    assert sorted(all_examples(dataset)["train"]) == [(1, 7, 5, 1), (2, 7, 5, 1)]
+    assert dataset.ids[2].to_pylist() == [5]
+
+
+def test_a_given_split_has_fields_too_and_drops_held_out_rows_with_unseen_values(tmp_path: Path) -> None:
+    def part(name: str, users: list[str], hours: list[str]) -> str:
+        frame = pd.DataFrame({"user": users, "item": "x", "hour": hours, "device": "phone", "label": 1})
+        write_csv(tmp_path / name, [frame])
+        return str(tmp_path / name)
+
+    parts = {
+        "valid": part("valid", ["a", "b"], ["9", "10"]),
+        "test": part("test", ["a", "a", "c"], ["9", "7", "9"]),
+    }
+    train = Path(part("train", ["b", "a", "b"], ["10", "9", "10"]))
+    options = {"label_column": "label", "positive_threshold": None, "fields": ("hour", "device")}
+    result = prepared(train, tmp_path, **parts, **options)
+    assert all_examples(result.dataset) == {
+        "train": [("b", "x", 10, "phone", 1), ("a", "x", 9, "phone", 1), ("b", "x", 10, "phone", 1)],
+        "valid": [("a", "x", 9, "phone", 1), ("b", "x", 10, "phone", 1)],
+        "test": [("a", "x", 9, "phone", 1)],
+    }
+    assert result.dataset.ids[2].equals(pa.array([9, 10], pa.int64()))
+    assert result.counts["fields"] == {"hour": 2, "device": 1}
+    assert result.counts["dropped_unseen"] == {"valid": 0, "test": 2}
+
+
 def test_the_threshold_is_strict(tmp_path: Path) -> None:
     rows = pd.DataFrame({"user": [1, 1, 1], "item": [1, 2, 3], "rating": [2.0, 3.0, 3.1]})
     logs = write_parquet(tmp_path / "logs", [rows])
     dataset = prepared(logs, tmp_path, split=(1.0, 0.0, 0.0)).dataset
-    assert sorted(all_triples(dataset)["train"]) == [(1, 1, 0), (1, 2, 0), (1, 3, 1)]
+    assert sorted(all_examples(dataset)["train"]) == [(1, 1, 0), (1, 2, 0), (1, 3, 1)]
 
 
 def test_files_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
     first = pd.DataFrame({"user": [1], "item": [1], "rating": [5.0]})
     write_csv(tmp_path / "logs", [first, first.assign(rating=0.0)])
-    assert all_triples(prepared(tmp_path / "logs", tmp_path, split=(1.0, 0.0, 0.0)).dataset)["train"] == [(1, 1, 0)]
+    assert all_examples(prepared(tmp_path / "logs", tmp_path, split=(1.0, 0.0, 0.0)).dataset)["train"] == [(1, 1, 0)]
     (tmp_path / "logs" / "part-0.csv").rename(tmp_path / "logs" / "part-2.csv")
-    assert all_triples(prepared(tmp_path / "logs", tmp_path, split=(1.0, 0.0, 0.0)).dataset)["train"] == [(1, 1, 1)]
+    assert all_examples(prepared(tmp_path / "logs", tmp_path, split=(1.0, 0.0, 0.0)).dataset)["train"] == [(1, 1, 1)]
 
 
 def test_too_many_bad_rows_stop_with_share_reasons_and_file(tmp_path: Path) -> None:
@@ -153,6 +188,7 @@ def test_too_many_bad_rows_stop_with_share_reasons_and_file(tmp_path: Path) -> N
         ({"k_core": 50}, "--k-core 50 leaves no rows of 300"),
         ({"user_column": "users"}, "no column 'users'; it has: user, item, rating, timestamp. Name .* --user-column"),
         ({"timestamp_column": "time"}, "no column 'time'.* --timestamp-column"),
+        ({"fields": ("hour",)}, "no column 'hour'.* --fields"),
         ({"label_column": "rating", "positive_threshold": None}, "cannot be used .* bad_label"),
     ],
 )

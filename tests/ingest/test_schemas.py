@@ -39,6 +39,24 @@ def test_a_timestamp_in_some_files_only_is_an_error(tmp_path: Path) -> None:
         resolve_columns(_OPTIONS, files)
 
 
+def test_fields_are_ids(tmp_path: Path) -> None:
+    options = _options(fields=("hour", "device"))
+    first = _file(tmp_path / "a.parquet", hour=pa.array([7]), device=pa.array(["phone"]))
+    assert resolve_columns(options, [first]).by_role() == {
+        "user": "user",
+        "item": "item",
+        "hour": "hour",
+        "device": "device",
+        "value": "rating",
+    }
+    other = _file(tmp_path / "b.parquet", hour=pa.array(["7"]), device=pa.array(["phone"]))
+    with pytest.raises(InputError, match=r"ids in column 'hour' are integers in .*a\.parquet but strings in"):
+        resolve_columns(options, [first, other])
+    fraction = _file(tmp_path / "c.parquet", hour=pa.array([7.5]), device=pa.array(["phone"]))
+    with pytest.raises(InputError, match=r"'hour' of .* has type double: write it as integers or strings"):
+        resolve_columns(options, [fraction])
+
+
 @pytest.mark.parametrize(
     ("column", "values", "wanted"),
     [

@@ -9,6 +9,7 @@ import numpy as np
 
 from ifru_dist.models.spec import ModelSpec
 from ifru_dist.pipelines.calibrate import CalibrateConfig, calibrate
+from ifru_dist.pipelines.validating import auc_validation
 from ifru_dist.training.loop import TrainOptions, fit
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import Version, open_version
@@ -26,7 +27,7 @@ UNFINISHED = TrainOptions(epochs=25, patience=25, batch_size=32, learning_rate=0
 def _embeddings(spec: ModelSpec, options: TrainOptions) -> np.ndarray:
     """Trained once for all tests that start from them."""
     data = small_interactions()
-    return fit(spec, sum(SIZES), data, data, options, show_progress=False).embeddings
+    return fit(spec, SIZES, data, auc_validation(data), options, show_progress=False).parameters.embeddings
 
 
 def trained_workspace(root: Path, *, name: str = "mf", l2: float = 0.1, options: TrainOptions = STATIONARY) -> Version:

@@ -23,6 +23,7 @@ from ifru_dist.pipelines.evaluate import EvaluateConfig, evaluate
 from ifru_dist.pipelines.references import calibration_seed, train_reference
 from ifru_dist.pipelines.scoring import Scorer
 from ifru_dist.pipelines.train import TrainConfig, train
+from ifru_dist.pipelines.validating import auc_validation
 from ifru_dist.sharding.solo import SoloWorker, solo_worker
 from ifru_dist.training.loop import TrainOptions, fit
 from ifru_dist.workspace.store import Workspace
@@ -72,8 +73,8 @@ def test_the_curve_is_what_unlearning_the_sample_and_retraining_without_it_give(
     options = TrainOptions(**{**before.model.options, "seed": calibration_seed(1, 4)})
     valid = before.held_out("valid")
     kept = data.take(np.delete(np.arange(len(data)), sample.examples))
-    fitted = fit(before.model.spec, sum(SIZES), kept, valid, options, show_progress=False)
-    retrained = dense_scores(case, ~erased, fitted.embeddings, pairs)
+    fitted = fit(before.model.spec, SIZES, kept, auc_validation(valid), options, show_progress=False)
+    retrained = dense_scores(case, ~erased, fitted.parameters.embeddings, pairs)
 
     original = dense_scores(case, torch.ones_like(erased), before.embeddings(), pairs)
     assert report["gap_do_nothing"] == pytest.approx(np.abs(original - retrained).mean(), rel=1e-5)
@@ -361,12 +362,12 @@ def test_a_deletion_of_true_labels_is_not_optimised_into_forgetting_nothing(tmp_
     assert 0.1 <= report["damping"] < 0.8
     assert report["gap"] < 0.65 * report["gap_do_nothing"]
 
-    scorers = {"original": Scorer(before.model.spec, train, before.embeddings())}
+    scorers = {"original": Scorer(before.model.spec, train, before.parameters())}
     for name, changes in {"calibrated": {}, "largest": {"damping": 6.4}}.items():
         after = run(copy(root, tmp_path / name), *requests, **changes)
-        scorers[name] = Scorer(after.model.spec, kept, after.embeddings())
+        scorers[name] = Scorer(after.model.spec, kept, after.parameters())
     assert report_of(tmp_path / "calibrated", "unlearn-000004")["solver"]["damping"] == report["damping"]
-    scorers["retrained"] = Scorer(before.model.spec, kept, train_reference(before, kept, seed=5).embeddings)
+    scorers["retrained"] = Scorer(before.model.spec, kept, train_reference(before, kept, seed=5).parameters)
     scores = {name: scorer.scores(erased) for name, scorer in scorers.items()}
     gap = {name: np.abs(scores[name] - scores["retrained"]).mean() for name in scores}
     auc = {name: scorer.auc(valid) for name, scorer in scorers.items()}

@@ -14,6 +14,7 @@ from ifru_dist.errors import ConfigError, WorkspaceError
 from ifru_dist.pipelines.evaluate import EvaluateConfig, evaluate
 from ifru_dist.pipelines.scoring import Scorer
 from ifru_dist.pipelines.train import TrainConfig, train
+from ifru_dist.pipelines.validating import auc_validation
 from ifru_dist.training.loop import TrainOptions, fit
 from ifru_dist.workspace.dataset import write_dataset
 from ifru_dist.workspace.store import Workspace
@@ -102,7 +103,7 @@ def test_after_erasure_the_original_stands_beside(erased: Version) -> None:
             labels = test.labels[mask]
             expected = roc_auc_score(labels, scores[mask]) if len(set(labels)) == 2 else None
             assert report["methods"][name][figure] == pytest.approx(expected, abs=1e-9)
-    figures = ("auc", "auc_or", "auc_and", "recovery_at_10", "recovery_at_50")
+    figures = ("auc", "auc_or", "auc_and", "recall_at_20", "ndcg_at_20", "recovery_at_10", "recovery_at_50")
     assert {figure: report[figure] for figure in figures} == report["methods"]["unlearned"]
     assert report["methods"]["original"]["auc_or"] is not None
     assert report["erased"] == len(gone) > 3
@@ -110,7 +111,7 @@ def test_after_erasure_the_original_stands_beside(erased: Version) -> None:
 
 
 def test_recovery_reads_the_outputs_that_scores_are_made_of(erased: Version) -> None:
-    outputs = Scorer(erased.model.spec, erased.train(), erased.embeddings()).outputs
+    outputs = Scorer(erased.model.spec, erased.train(), erased.parameters()).outputs
     users, items = ROWS[:50].T
     products = (outputs[users].astype(np.float64) * outputs[items]).sum(axis=1)
     np.testing.assert_allclose(products, dense_scores(erased, ROWS[:50]), rtol=1e-5, atol=1e-6)
@@ -122,12 +123,12 @@ def test_against_retraining(erased: Version, capsys: pytest.CaptureFixture[str])
     references = [
         fit(
             erased.model.spec,
-            sum(SIZES),
+            SIZES,
             erased.train(),
-            erased.held_out("valid"),
+            auc_validation(erased.held_out("valid")),
             TrainOptions(**erased.model.options | {"seed": options.seed + number}),
             show_progress=False,
-        ).embeddings
+        ).parameters.embeddings
         for number in (1, 2)
     ]
     gone, test = erased.all_examples().take(erased.erased_ids()), erased.held_out("test")

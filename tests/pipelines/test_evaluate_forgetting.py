@@ -184,9 +184,9 @@ def test_what_references_and_shadows_are_trained_on(erased: Version, monkeypatch
     trained: list[tuple[Interactions, int]] = []
     fit = references.fit
 
-    def watched(spec: Any, n_rows: int, data: Interactions, valid: Interactions, options: Any, **more: Any) -> Any:
+    def watched(spec: Any, sizes: Any, data: Interactions, validation: Any, options: Any, **more: Any) -> Any:
         trained.append((data, options.seed))
-        return fit(spec, n_rows, data, valid, options, **more)
+        return fit(spec, sizes, data, validation, options, **more)
 
     monkeypatch.setattr(references, "fit", watched)
     against_retraining(erased.workspace.root, references=2, shadows=4, attack_pairs=40, reference_seed=20)

@@ -1,6 +1,7 @@
 """The merge of the workers' updates: each value at its row, and no second copy of them."""
 
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,11 @@ import torch
 
 from ifru_dist.influence.update import Outcome
 from ifru_dist.models.initial import unseen_rows
+from ifru_dist.models.spec import ModelSpec
 from ifru_dist.pipelines.merging import merged_update
+from ifru_dist.workspace.store import Workspace
 from tests.pipelines.small import SIZES, small_workspace
+from tests.workspace.datasets import random_dataset, random_embeddings, trained_workspace
 from tests.workspaces import item_id, user_id
 
 
@@ -19,6 +23,7 @@ def share(rows: np.ndarray, values: np.ndarray, emptied: list[int]) -> Outcome:
         rows=torch.from_numpy(rows),
         values=torch.from_numpy(values),
         emptied=torch.tensor(emptied, dtype=torch.int64),
+        dense={},
         rounds=[],
         newton_steps=0,
         stationarity=0.0,
@@ -34,13 +39,25 @@ def test_values_of_workers_and_of_reset_rows_come_in_row_order(tmp_path: Path) -
     values = np.random.default_rng(1).normal(size=(sum(SIZES), 4)).astype(np.float32)
     first, second = np.array([7, 2, 69, 11]), np.array([3, 68, 0])
     outcomes = [share(first, values[first], [40]), share(second, values[second], [])]
-    rows, merged = merged_update(version, outcomes, np.array([5, 40]))
-    assert rows.tolist() == [0, 2, 3, 5, 7, 11, 40, 68, 69]
+    update = merged_update(version, outcomes, np.array([5, 40]))
+    assert update.rows.tolist() == [0, 2, 3, 5, 7, 11, 40, 68, 69]
     spec = version.model.spec
     for table, (row, name) in {"user": (5, str(user_id(5))), "item": (40, item_id(0))}.items():
         values[row] = unseen_rows(table, [name], spec.dim, spec.init_std, version.model.seed)[0]
-    assert merged.dtype == np.float32
-    assert np.array_equal(merged, values[rows])
+    assert update.values.dtype == np.float32
+    assert np.array_equal(update.values, values[update.rows])
+    assert update.dense is None
+
+
+def test_a_row_of_a_further_field_is_reset_by_its_table_and_id_to_the_width_of_the_model(tmp_path: Path) -> None:
+    data, wide = random_dataset(1, (13, 9, 3)), random_embeddings(1, 25, dim=5)
+    version = trained_workspace(Workspace(tmp_path / "ws"), data, wide)
+    spec = ModelSpec(name="fm", dim=4, fields=3)
+    version = replace(version, manifest=replace(version.manifest, model=replace(version.model, spec=spec)))
+    update = merged_update(version, [share(np.array([3]), wide[[3]], [24, 22])], np.array([13]))
+    assert update.rows.tolist() == [3, 13, 22, 24]
+    for value, table, name in zip(update.values[1:], ("item", "hour", "hour"), ("0000", "100", "102"), strict=True):
+        assert np.array_equal(value, unseen_rows(table, [name], 5, spec.init_std, version.model.seed)[0])
 
 
 def test_the_values_are_copied_once(tmp_path: Path) -> None:

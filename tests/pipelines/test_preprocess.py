@@ -141,6 +141,31 @@ def test_the_job_from_the_command_line(tmp_path: Path) -> None:
     assert version.train().rows.tolist() == [[0, 2], [1, 3]]
 
 
+def test_further_fields_from_the_command_line(tmp_path: Path) -> None:
+    logs = pd.read_parquet(_logs(tmp_path / "logs.parquet"))
+    logs["hour"] = (logs["user"] * 7 + logs["item"]) % 5
+    logs["device"] = np.where(logs["item"] % 3 == 0, "tv", "phone")
+    logs.loc[:1, "device"] = None
+    logs.to_parquet(tmp_path / "logs.parquet", row_group_size=64)
+    given = [f"--logs={tmp_path}/logs.parquet", f"--workspace={tmp_path}/ws", "--positive-threshold=5"]
+    finished = _job(*given, "--fields", "hour", "device", "--partitions=4")
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert re.search(r"values of hour +\| +5 \|", finished.stdout)
+    report = json.loads((tmp_path / "ws" / "reports" / "preprocess-000001" / "report.json").read_text())
+    assert (report["fields"], report["config"]["fields"]) == ({"hour": 5, "device": 2}, ["hour", "device"])
+    assert report["quarantined"] == {"null_device": 2}
+    version = open_version(Workspace(tmp_path / "ws"), check_content=True)
+    assert version.layout.tables == ("user", "item", "hour", "device")
+    assert version.layout.sizes == (report["users"], report["items"], 5, 2)
+    ids = [external for table in range(4) for external in version.ids(table).to_pylist()]
+    for part in (version.train(), version.held_out("valid"), version.held_out("test")):
+        assert len(part) > 0
+        for rows in part.rows.tolist():
+            user, item, hour, device = (ids[row] for row in rows)
+            assert (hour, device) == ((user * 7 + item) % 5, "tv" if item % 3 == 0 else "phone")
+    assert version.partition_edges().sum() == 4 * report["train"]
+
+
 def test_a_failure_is_one_line_and_a_status(tmp_path: Path) -> None:
     finished = _job(f"--logs={tmp_path}/none.csv", f"--workspace={tmp_path}/ws", "--positive-threshold=5")
     assert finished.returncode == InputError.exit_code

@@ -94,17 +94,17 @@ def statuses(routed: Routed) -> list[str]:
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 1000),
-    sizes=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    sizes=st.lists(st.integers(1, 9), min_size=2, max_size=4).map(tuple),
     examples=st.integers(0, 60),
     partitions=st.integers(1, 8),
     data=st.data(),
 )
 def test_workers_find_what_a_naive_search_finds(
-    seed: int, sizes: tuple[int, int], examples: int, partitions: int, data: st.DataObject
+    seed: int, sizes: tuple[int, ...], examples: int, partitions: int, data: st.DataObject
 ) -> None:
     workers = data.draw(st.integers(1, partitions), label="workers")
     users = st.integers(0, sizes[0] - 1)
-    items = st.integers(sizes[0], sum(sizes) - 1)
+    items = st.integers(sizes[0], sizes[0] + sizes[1] - 1)
     asked = data.draw(
         st.lists(
             st.tuples(users, items) | st.tuples(users, st.just(-1)) | st.tuples(st.just(-1), items | st.just(-1)),
@@ -129,7 +129,7 @@ def test_workers_find_what_a_naive_search_finds(
         for request, example, rows in zip(part.request, part.example, part.pairs.tolist(), strict=True)
     ]
     expected = [
-        (request, example, tuple(rows))
+        (request, example, tuple(rows[:2]))
         for request, (u, i) in enumerate(asked)
         for example, rows in enumerate(dataset.train.rows.tolist())
         if example not in gone and (u, i) != (-1, -1) and u in (-1, rows[0]) and i in (-1, rows[1])

@@ -14,6 +14,7 @@ from ifru_dist.models.initial import initial_embeddings
 from ifru_dist.models.spec import ModelSpec
 from ifru_dist.pipelines.command import run_command
 from ifru_dist.pipelines.train import TrainConfig, train
+from ifru_dist.pipelines.validating import auc_validation
 from ifru_dist.training.loop import TrainOptions, fit
 from ifru_dist.workspace.dataset import write_dataset
 from ifru_dist.workspace.store import Workspace
@@ -63,9 +64,14 @@ def test_the_new_version_holds_what_the_training_loop_made(
     after = run(root, model=model, layers=2)
     spec = ModelSpec(name=model, dim=5, layers=2, l2=0.01)
     fitted = fit(
-        spec, sum(SIZES), before.train(), before.held_out("valid"), TrainOptions(**OPTIONS), show_progress=False
+        spec,
+        SIZES,
+        before.train(),
+        auc_validation(before.held_out("valid")),
+        TrainOptions(**OPTIONS),
+        show_progress=False,
     )
-    assert np.array_equal(after.embeddings(), fitted.embeddings)
+    assert np.array_equal(after.embeddings(), fitted.parameters.embeddings)
     record = after.model
     assert (record.spec, record.source, record.seed, record.trained_version) == (spec, "trained", 4, 3)
     assert record.options == {**OPTIONS, "optimiser": "adam", "gradient_tolerance": 1e-4}
@@ -77,7 +83,7 @@ def test_the_new_version_holds_what_the_training_loop_made(
     report = report_of(root, 3)
     assert (report["version_before"], report["version_after"], report["source"]) == (2, 3, "trained")
     assert report["model"]["name"] == model
-    assert report["valid_auc"] == pytest.approx(fitted.valid_auc, abs=1e-6)
+    assert report["valid_auc"] == pytest.approx(fitted.valid, abs=1e-6)
     assert (report["best_epoch"], report["epochs_run"]) == (fitted.best_epoch, fitted.epochs_run)
     assert [entry["epoch"] for entry in report["history"]] == list(range(1, fitted.epochs_run + 1))
     assert report["config"]["learning_rate"] == 0.01
@@ -100,10 +106,8 @@ def test_training_to_a_stationary_point_says_whether_it_got_there(
     options = {"optimiser": "lbfgs", "epochs": epochs, "gradient_tolerance": 1e-3}
     after = run(root, l2=0.0, l2_row=0.5, **options)
     spec, data = ModelSpec(dim=5, l2_row=0.5), before.train()
-    fitted = fit(
-        spec, sum(SIZES), data, before.held_out("valid"), TrainOptions(**OPTIONS | options), show_progress=False
-    )
-    assert np.array_equal(after.embeddings(), fitted.embeddings)
+    fitted = fit(spec, SIZES, data, auc_validation(data), TrainOptions(**OPTIONS | options), show_progress=False)
+    assert np.array_equal(after.embeddings(), fitted.parameters.embeddings)
     assert after.model.spec == spec
     assert TrainOptions(**after.model.options) == TrainOptions(**OPTIONS | options)
     report = report_of(root, 3)
@@ -144,14 +148,14 @@ def test_erased_interactions_are_not_learned_again(tmp_path: Path) -> None:
     after = run(root)
     fitted = fit(
         ModelSpec(dim=5, l2=0.01),
-        sum(SIZES),
+        SIZES,
         erased.train(),
-        erased.held_out("valid"),
+        auc_validation(erased.held_out("valid")),
         TrainOptions(**OPTIONS),
         show_progress=False,
     )
     assert BUSY not in erased.train().rows[:, 0]
-    assert np.array_equal(after.embeddings(), fitted.embeddings)
+    assert np.array_equal(after.embeddings(), fitted.parameters.embeddings)
     assert after.erased_ids().tolist() == erased.erased_ids().tolist()
     assert (after.model.trained_version, after.original().manifest.version) == (4, 4)
 

@@ -163,7 +163,7 @@ def stationary(model: str) -> np.ndarray:
     data = small_interactions()
     options = TrainOptions(optimiser="lbfgs", epochs=500, gradient_tolerance=1e-3)
     spec = ModelSpec(name=model, dim=4, l2_row=0.5, init_std=0.1)
-    return fit(spec, sum(SIZES), data, data.take(np.arange(8)), options, show_progress=False).embeddings
+    return fit(spec, SIZES, data, None, options, show_progress=False).parameters.embeddings
 
 
 def changed_rows(before: Version, after: Version) -> list[int]:

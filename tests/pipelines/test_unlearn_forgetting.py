@@ -240,7 +240,7 @@ def test_evaluation_measures_the_held_out_pairs_that_are_left(
     assert evaluate(EvaluateConfig(workspace=root)) == 0
     report = report_of(root, "evaluate-000003")
     for name, version in (("original", after.original()), ("unlearned", after)):
-        scorer = Scorer(version.model.spec, version.train(), version.embeddings())
+        scorer = Scorer(version.model.spec, version.train(), version.parameters())
         expected = roc_auc_score(test.labels, scorer.scores(test))
         assert report["methods"][name]["auc"] == pytest.approx(expected, abs=1e-9)
     run(root, *(whole_user(row) for row in np.unique(test.rows[:, 0])))

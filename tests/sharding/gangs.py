@@ -29,6 +29,7 @@ OPTIONS = SolveOptions(
     solver_tolerance=1e-13,
     max_iterations=500,
     product_dtype=torch.float64,
+    product="exact",
     storage_dtype=torch.float64,
 )
 """As exact as the dense reference."""

@@ -157,5 +157,5 @@ def test_a_single_array_is_not_an_archive(tmp_path: Path) -> None:
 
 
 def test_an_unknown_kind_of_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"model.pt: embeddings cannot be read from '.pt': save them as .npz or"):
-        load_embeddings(tmp_path / "model.pt", TABLES)
+    with pytest.raises(InputError, match=r"model.bin: embeddings cannot be read from '.bin': save them as .npz, "):
+        load_embeddings(tmp_path / "model.bin", TABLES)

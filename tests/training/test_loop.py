@@ -11,9 +11,11 @@ from ifru_dist.interactions import Interactions
 from ifru_dist.models.factory import build_model
 from ifru_dist.models.propagation import Propagation
 from ifru_dist.models.spec import ModelSpec
+from ifru_dist.pipelines.validating import auc_validation
 from ifru_dist.training.loop import Fitted, TrainOptions, fit
 
-N_USERS, N_ROWS = 60, 101
+SIZES = N_USERS, N_ITEMS = 60, 41
+N_ROWS = sum(SIZES)
 OPTIONS = TrainOptions(epochs=12, patience=3, batch_size=128, learning_rate=0.02, seed=3)
 SPECS = [ModelSpec(dim=6, init_std=0.1), ModelSpec(name="lightgcn", dim=6, init_std=0.1, l2=1e-4)]
 each_model = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
@@ -30,22 +32,22 @@ def planted(n: int, seed: int) -> Interactions:
 
 def run(spec: ModelSpec = SPECS[0], options: TrainOptions = OPTIONS, **data: Interactions) -> Fitted:
     train, valid = data.get("train", planted(1_003, seed=1)), data.get("valid", planted(301, seed=2))
-    return fit(spec, N_ROWS, train, valid, options, show_progress=False)
+    return fit(spec, SIZES, train, auc_validation(valid), options, show_progress=False)
 
 
 @each_model
 def test_learns_what_was_planted(spec: ModelSpec) -> None:
     fitted = run(spec)
-    assert fitted.embeddings.shape == (N_ROWS, 6)
-    assert fitted.embeddings.dtype == np.float32
-    assert fitted.valid_auc > 0.75
+    assert fitted.parameters.embeddings.shape == (N_ROWS, 6)
+    assert fitted.parameters.embeddings.dtype == np.float32
+    assert fitted.valid > 0.75
     assert fitted.history[-1]["loss"] < fitted.history[0]["loss"]
 
 
 @each_model
 def test_two_runs_are_equal_bit_for_bit(spec: ModelSpec) -> None:
     first, second = run(spec), run(spec)
-    assert np.array_equal(first.embeddings, second.embeddings)
+    assert np.array_equal(first.parameters.embeddings, second.parameters.embeddings)
     assert [entry["loss"] for entry in first.history] == [entry["loss"] for entry in second.history]
     assert [entry["valid_auc"] for entry in first.history] == [entry["valid_auc"] for entry in second.history]
 
@@ -56,12 +58,14 @@ def test_two_runs_of_a_size_that_threads_share_are_equal_bit_for_bit(spec: Model
     rows = np.stack([rng.integers(0, 3_000, 20_000), 3_000 + rng.zipf(1.3, 20_000) % 2_000], axis=1)
     data = Interactions(rows, (rng.random(20_000) < 0.5).astype(np.float32))
     spec, options = dataclasses.replace(spec, dim=48), TrainOptions(epochs=2)
-    first, second = (fit(spec, 5_000, data, data, options, show_progress=False) for _ in range(2))
-    assert np.array_equal(first.embeddings, second.embeddings)
+    validation, sizes = auc_validation(data), (3_000, 2_000)
+    first, second = (fit(spec, sizes, data, validation, options, show_progress=False) for _ in range(2))
+    assert np.array_equal(first.parameters.embeddings, second.parameters.embeddings)
 
 
 def test_the_seed_decides() -> None:
-    assert not np.array_equal(run().embeddings, run(options=dataclasses.replace(OPTIONS, seed=4)).embeddings)
+    first, other = run(), run(options=dataclasses.replace(OPTIONS, seed=4))
+    assert not np.array_equal(first.parameters.embeddings, other.parameters.embeddings)
 
 
 def test_the_last_partial_batch_counts() -> None:
@@ -70,7 +74,7 @@ def test_the_last_partial_batch_counts() -> None:
     whole = run(options=options, train=train)
     shuffled = torch.randperm(1_003, generator=torch.Generator().manual_seed(options.seed)).numpy()
     without_rest = run(options=options, train=train.take(np.sort(shuffled[:1_000])))
-    assert not np.allclose(whole.embeddings, without_rest.embeddings, atol=1e-6)
+    assert not np.allclose(whole.parameters.embeddings, without_rest.parameters.embeddings, atol=1e-6)
 
 
 @each_model
@@ -81,12 +85,14 @@ def test_the_best_epoch_is_what_is_returned(spec: ModelSpec) -> None:
     assert fitted.epochs_run == len(aucs) < 60
     assert fitted.best_epoch == 1 + int(np.argmax(aucs))
     assert fitted.epochs_run == fitted.best_epoch + options.patience
-    assert fitted.valid_auc == max(aucs)
+    assert fitted.valid == max(aucs)
     train, valid = planted(1_003, seed=1), planted(301, seed=2)
     model = build_model(spec)
     propagation = Propagation(train.positives(), N_ROWS, model.layer_weights, torch.float32)
-    scores = model.score(propagation.apply(torch.from_numpy(fitted.embeddings))[torch.from_numpy(valid.rows)])
-    assert roc_auc_score(valid.labels, scores.numpy()) == fitted.valid_auc
+    scores = model.score(
+        propagation.apply(torch.from_numpy(fitted.parameters.embeddings))[torch.from_numpy(valid.rows)], {}
+    )
+    assert roc_auc_score(valid.labels, scores.numpy()) == fitted.valid
 
 
 def test_stops_at_the_last_epoch_without_waiting_for_patience() -> None:
@@ -103,14 +109,14 @@ def test_speed_leaves_validation_out() -> None:
 
 def test_l2_keeps_embeddings_small() -> None:
     free, held = run(), run(dataclasses.replace(SPECS[0], l2=0.5))
-    assert np.square(held.embeddings).sum() < 0.5 * np.square(free.embeddings).sum()
+    assert np.square(held.parameters.embeddings).sum() < 0.5 * np.square(free.parameters.embeddings).sum()
 
 
 def test_read_only_data_will_do() -> None:
     train = planted(1_003, seed=1)
     train.rows.setflags(write=False)
     train.labels.setflags(write=False)
-    assert np.array_equal(run(train=train).embeddings, run().embeddings)
+    assert np.array_equal(run(train=train).parameters.embeddings, run().parameters.embeddings)
 
 
 def test_nothing_to_train_on() -> None:
@@ -118,15 +124,18 @@ def test_nothing_to_train_on() -> None:
         run(train=planted(0, seed=1))
 
 
-def test_nothing_to_validate_on() -> None:
-    with pytest.raises(InputError, match=r"validation set is empty.*--split"):
-        run(valid=planted(0, seed=1))
-
-
-def test_validation_with_one_class() -> None:
-    valid = planted(50, seed=2)
-    with pytest.raises(InputError, match=r"have the label 1, .*--positive-threshold"):
-        run(valid=valid.take(valid.labels == 1))
+def test_without_validation_all_epochs_are_run_and_the_last_is_kept() -> None:
+    options = dataclasses.replace(OPTIONS, epochs=40, learning_rate=0.1)
+    stopped = run(options=options)
+    assert stopped.stopped_by == "valid_auc"
+    options = dataclasses.replace(options, epochs=stopped.epochs_run)
+    alone = run(valid=planted(0, seed=2), options=options)
+    assert alone.stopped_by == "epochs"
+    assert (alone.valid, alone.best_epoch, alone.epochs_run) == (None, options.epochs, options.epochs)
+    assert [set(entry) for entry in alone.history] == [{"epoch", "loss", "seconds"}] * options.epochs
+    assert not np.array_equal(alone.parameters.embeddings, stopped.parameters.embeddings)
+    as_long = run(valid=planted(0, seed=2), options=dataclasses.replace(options, epochs=stopped.best_epoch))
+    assert np.array_equal(as_long.parameters.embeddings, stopped.parameters.embeddings)
 
 
 def test_a_loss_that_is_not_finite_names_the_epoch_and_a_remedy() -> None:

@@ -7,6 +7,7 @@ import pyarrow as pa
 from hypothesis import strategies as st
 
 from ifru_dist.interactions import Interactions
+from ifru_dist.models.parameters import Parameters
 from ifru_dist.models.spec import ModelSpec
 from ifru_dist.workspace.commits import Erasure, NewModel, commit_model
 from ifru_dist.workspace.dataset import Dataset, write_dataset
@@ -14,21 +15,29 @@ from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import Version, open_version
 
 
-def random_interactions(rng: np.random.Generator, sizes: tuple[int, int], n_pairs: int) -> Interactions:
-    """Pairs drawn with repetition, so that some rows of the tables have none."""
-    rows = np.stack([rng.integers(0, sizes[0], n_pairs), rng.integers(0, sizes[1], n_pairs) + sizes[0]], axis=1)
-    return Interactions(rows.astype(np.int64), rng.integers(0, 2, n_pairs).astype(np.float32))
+def random_interactions(rng: np.random.Generator, sizes: tuple[int, ...], n_rows: int) -> Interactions:
+    """Tuples of rows drawn with repetition, so that some rows of the tables have none."""
+    columns = [rng.integers(0, size, n_rows) + sum(sizes[:table]) for table, size in enumerate(sizes)]
+    rows = np.stack(columns, axis=1).astype(np.int64)
+    return Interactions(rows, rng.integers(0, 2, n_rows).astype(np.float32))
 
 
-def random_dataset(seed: int, sizes: tuple[int, int] = (13, 9), n_train: int = 60, n_held_out: int = 11) -> Dataset:
-    """A dataset with integer user ids and text item ids."""
+def table_names(n_tables: int) -> tuple[str, ...]:
+    """Names of the tables of a random dataset."""
+    return ("user", "item", "hour", "device")[:n_tables]
+
+
+def random_dataset(seed: int, sizes: tuple[int, ...] = (13, 9), n_train: int = 60, n_held_out: int = 11) -> Dataset:
+    """A dataset with integer user ids, text item ids and, with more than two sizes, fields with integer ids."""
     rng = np.random.default_rng(seed)
-    users, items = sizes
+    users, items, *fields = sizes
     return Dataset(
         ids=(
             pa.array(np.arange(users) * 10 - 20, pa.int64()),
             pa.array([f"{number:04d}" for number in range(items)], pa.large_string()),
+            *(pa.array(np.arange(size) + 100, pa.int64()) for size in fields),
         ),
+        tables=table_names(len(sizes)),
         train=random_interactions(rng, sizes, n_train),
         valid=random_interactions(rng, sizes, n_held_out),
         test=random_interactions(rng, sizes, n_held_out + 1),
@@ -38,8 +47,8 @@ def random_dataset(seed: int, sizes: tuple[int, int] = (13, 9), n_train: int = 6
 
 @st.composite
 def datasets(draw: Any) -> Dataset:
-    """Datasets of all shapes: single rows, rows without examples, no held-out pairs, no examples."""
-    sizes = draw(st.integers(1, 20)), draw(st.integers(1, 20))
+    """Datasets of all shapes: further fields, single rows, rows without examples, no held-out pairs, no examples."""
+    sizes = (draw(st.integers(1, 20)), draw(st.integers(1, 20)), *draw(st.lists(st.integers(1, 4), max_size=2)))
     return random_dataset(draw(st.integers(0, 99)), sizes, draw(st.integers(0, 60)), draw(st.integers(0, 5)))
 
 
@@ -51,7 +60,7 @@ def random_embeddings(seed: int, n_rows: int, dim: int = 4) -> np.ndarray:
 def new_model(embeddings: np.ndarray) -> NewModel:
     """A trained model with some embeddings."""
     spec = ModelSpec(dim=embeddings.shape[1], l2=0.01)
-    return NewModel(spec=spec, source="trained", options={"epochs": 3}, seed=7, embeddings=embeddings)
+    return NewModel(spec=spec, source="trained", options={"epochs": 3}, seed=7, parameters=Parameters(embeddings))
 
 
 def erasure(examples: list[int], rows: list[int], values: np.ndarray, **changes: Any) -> Erasure:

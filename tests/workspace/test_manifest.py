@@ -62,7 +62,12 @@ def _manifest() -> Manifest:
     )
 
 
-@pytest.mark.parametrize("manifest", [_manifest(), replace(_manifest(), model=None, parent=None)])
+_FIELDS = Layout(4, (5, 6, 2), ("user", "item", "hour"))
+
+
+@pytest.mark.parametrize(
+    "manifest", [_manifest(), replace(_manifest(), model=None, parent=None), replace(_manifest(), layout=_FIELDS)]
+)
 def test_a_manifest_survives_its_file(manifest: Manifest) -> None:
     assert decode(encode(manifest), "x.json") == manifest
 
@@ -73,6 +78,11 @@ def test_a_manifest_of_before_row_decay_reads_as_without() -> None:
     text = json.dumps(body)
     digest = hashlib.sha256(text.encode()).hexdigest()
     assert decode(f"{json.dumps({'sha256': digest})}\n{text}\n".encode(), "x.json") == _manifest()
+
+
+def test_the_tables_stand_where_earlier_releases_wrote_them() -> None:
+    value = json.loads(encode(_manifest()).split(b"\n", 1)[1])
+    assert (value["tables"], value["layout"]) == (["user", "item"], {"partitions": 4, "sizes": [5, 6]})
 
 
 def test_every_file_is_listed_once() -> None:

@@ -7,20 +7,20 @@ from hypothesis import strategies as st
 
 from ifru_dist.workspace.layout import Layout
 from ifru_dist.workspace.tables import read_all, read_delta, read_partitions, write_base, write_delta
-from tests.workspace.datasets import random_embeddings
+from tests.workspace.datasets import random_embeddings, table_names
 
 
 @given(
     partitions=st.integers(1, 9),
-    sizes=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    sizes=st.lists(st.integers(1, 20), min_size=2, max_size=4).map(tuple),
     dim=st.integers(1, 5),
     data=st.data(),
 )
 @settings(max_examples=40, deadline=None)
 def test_rows_are_the_base_with_every_delta_applied_in_turn(
-    partitions: int, sizes: tuple[int, int], dim: int, data: st.DataObject
+    partitions: int, sizes: tuple[int, ...], dim: int, data: st.DataObject
 ) -> None:
-    layout = Layout(partitions, sizes)
+    layout = Layout(partitions, sizes, table_names(len(sizes)))
     expected = random_embeddings(0, layout.n_rows, dim)
     every_row = st.integers(0, layout.n_rows - 1)
     with tempfile.TemporaryDirectory() as name:

@@ -1,0 +1,88 @@
+"""The pruned product of a graph model (docs/method.md): a change of the selected rows stays among their outputs.
+
+Walks stay inside the selected rows, with the degrees of the whole graph; the examples at their outputs take part, their
+other outputs held fixed. Symmetric and positive semi-definite, but walks that leave and return are dropped.
+"""
+
+import torch
+from torch import Tensor
+
+from ifru_dist.influence.communicator import Communicator
+from ifru_dist.influence.exchange import moving_exchange, moving_mask
+from ifru_dist.influence.kernels import Kernels
+from ifru_dist.influence.objective import CurvatureKind
+from ifru_dist.influence.propagation import ShardedPropagation, spread_diagonal
+from ifru_dist.influence.sampling import within_budget
+from ifru_dist.influence.shard import Shard, make_block
+from ifru_dist.influence.terms import TermsAt, make_terms
+from ifru_dist.models.base import Dense, Model
+from ifru_dist.models.losses import Loss
+
+
+class PrunedTerms:
+    """The examples and graph edges that the products of one selection of rows (m) read."""
+
+    def __init__(
+        self,
+        shard: Shard,
+        erased: Tensor,
+        positions: Tensor,
+        after: ShardedPropagation,
+        model: Model,
+        loss: Loss,
+        communicator: Communicator,
+        kernels: Kernels,
+        edge_budget: int | None,
+    ) -> None:
+        """Choose them.
+
+        Args:
+            shard: this worker's rows (n).
+            erased: (e,) bool.
+            positions: (m,) selected rows.
+            after: propagation of the whole graph after the batch.
+            model: the model.
+            loss: of an example.
+            communicator: all workers make this call together.
+            kernels: edge loops.
+            edge_budget: examples' edges that all workers together may read in a product; None: all.
+        """
+        self.communicator = communicator
+        moves = moving_mask(shard, positions, communicator)
+        whole = make_block(shard, erased, positions, communicator)
+        self.block, _ = within_budget(whole, shard.degrees, moves, communicator, edge_budget)
+        self._terms = make_terms(self.block, model, loss, kernels)
+        self.propagation = after.inside(positions, moves)
+        self.moving = moving_exchange(self.block, positions, moves, shard, communicator)
+
+    @property
+    def edges_per_product(self) -> int:
+        """Edges of examples and of the graph that one product reads on this worker."""
+        layers = len(self.propagation.weights) - 1
+        return len(self.block.label) + 2 * layers * len(self.propagation.coefficient)
+
+    def at(self, outputs: Tensor, dense: Dense) -> TermsAt:
+        """The examples at the outputs (n, d) of all own rows."""
+        halo = self.communicator.gather_rows(self.block.plan, outputs)
+        return self._terms.at(outputs[self.block.positions], halo, dense)
+
+
+class PrunedCurvature:
+    """The pruned Gauss-Newton matrix, or Hessian, at one point."""
+
+    def __init__(self, pruned: PrunedTerms, at: TermsAt, ridge: Tensor, kind: CurvatureKind) -> None:
+        """Weights and preconditioner; ``ridge`` (m, 1) is the regularisers'."""
+        self._pruned, self._ridge = pruned, ridge
+        self._terms = at.curvature(pruned.block.kept, kind, torch.float64)
+        self.diagonal = spread_diagonal(pruned.propagation, self._terms.diagonal).add_(ridge)
+
+    def blocks(self, chosen: Tensor) -> None:
+        """None, as for the exact product."""
+
+    def product(self, vector: Tensor) -> Tensor:
+        """P^T H P vector + the regularisers' term (m, d), with P among the selected rows."""
+        pruned = self._pruned
+        change = pruned.propagation.apply(vector)
+        arriving = pruned.communicator.gather_rows(pruned.moving.plan, change)
+        image = self._terms.product(change, arriving, pruned.moving.index)
+        return pruned.propagation.apply(image).addcmul_(self._ridge, vector)
