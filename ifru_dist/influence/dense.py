@@ -165,9 +165,13 @@ class DenseAt:
         return RowValues(block.positions, row_totals(block.indptr, change)[:, None])
 
     def add_squares(self, target: Tensor) -> None:
-        """Add an estimate of the sum of squared gradients of all examples to the parameters' rows of (m, d)."""
-        weight = self.state.error.square() * self.share.factor
-        self.share.add(target, lambda chunk: self.squares(chunk, weight[chunk.edges]))
+        """Add an estimate of the sum of squared gradients of all examples to the parameters' rows of (m, d).
+
+        Of the loss that training had, whatever the temperature.
+        """
+        share = self.share
+        weight = share.model.loss.error(self.state.score, share.block.label).square() * share.factor
+        share.add(target, lambda chunk: self.squares(chunk, weight[chunk.edges]))
 
     def curvature(self, kind: CurvatureKind) -> "DenseCurvature":
         """Second derivative of the kept examples."""

@@ -35,7 +35,8 @@ def within_budget(
         communicator: all workers make this call together.
         budget: edges that all workers together may read; None: all. At least one edge of every row is allowed for.
     """
-    cap = _cap(degrees[block.positions], communicator, budget)
+    arity = 1 + block.cols.shape[1]
+    cap = _cap(degrees[block.positions], arity, communicator, budget)
     if cap is None:
         return block, torch.ones_like(block.erased)
     far_degree = communicator.gather_rows(block.plan, degrees[:, None].double())[:, 0]
@@ -47,10 +48,10 @@ def within_budget(
     return replace(chosen, weight=chosen.factor / probability[read]), read
 
 
-def _cap(degrees: Tensor, communicator: Communicator, budget: int | None) -> float | None:
-    """The largest cap with which the edges stay within the budget; None where all of them do.
+def _cap(degrees: Tensor, arity: int, communicator: Communicator, budget: int | None) -> float | None:
+    """The largest cap with which the edges stay within the budget in the mean; None where all of them do.
 
-    An example between a hub and a small row is read at both, so the small rows' edges count twice.
+    An example of hubs and a small row is read at all of them, so the small rows' edges count ``arity`` times.
     """
 
     def edges(cap: float) -> float:
@@ -61,5 +62,5 @@ def _cap(degrees: Tensor, communicator: Communicator, budget: int | None) -> flo
     low, high = 1, 1 << 40
     while low + 1 < high:
         middle = (low + high) // 2
-        low, high = (middle, high) if 2 * edges(middle) <= budget else (low, middle)
+        low, high = (middle, high) if arity * edges(middle) <= budget else (low, middle)
     return float(low)

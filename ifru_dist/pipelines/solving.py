@@ -136,11 +136,11 @@ def chosen_anchor(model: ModelRecord, flags: SolveFlags) -> Anchor:
     graph = len(build_model(model.spec).layer_weights) > 1
     if flags.anchor == "degree" or (flags.anchor == "auto" and not (graph and adam)):
         return Anchor(kind="degree")
-    if not adam or model.epochs is None:
+    if not adam or model.epochs is None or model.epoch_examples is None:
         raise ConfigError(
             f"--anchor = {flags.anchor}: the model was not trained by adam here, so its scale is not known: use degree"
         )
-    batches = (model.trained_interactions or 1) / model.options["batch_size"]
+    batches = max(1.0, model.epoch_examples / model.options["batch_size"])
     return Anchor(kind="gradient", scale=adam_scale(model.options["learning_rate"], model.epochs, batches))
 
 

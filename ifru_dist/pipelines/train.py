@@ -1,6 +1,6 @@
 """jobs/train.py: train a model on a workspace, or take one that was trained elsewhere."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -124,7 +124,8 @@ def _fitted(config: TrainConfig, version: Version) -> tuple[NewModel, dict[str, 
     if validation is None and options.optimiser == "adam":
         say(f"nothing to validate with: all {options.epochs} epochs are trained, and the last is kept")
     fitted = fit(spec, version.layout.sizes, data, validation, options, show_progress=True)
-    model = _new_model(spec, "trained", options, fitted.parameters, fitted.best_epoch)
+    model = _new_model(spec, "trained", options, fitted.parameters)
+    model = replace(model, epochs=fitted.best_epoch, epoch_examples=fitted.epoch_examples)
     return model, _figures(fitted, validation)
 
 
@@ -192,12 +193,9 @@ def _options(config: TrainConfig) -> TrainOptions:
     )
 
 
-def _new_model(
-    spec: ModelSpec, source: str, options: TrainOptions, parameters: Parameters, epochs: int | None = None
-) -> NewModel:
+def _new_model(spec: ModelSpec, source: str, options: TrainOptions, parameters: Parameters) -> NewModel:
     """A model to commit; the options are kept, so that references can be trained in the same way."""
-    seed = options.seed
-    return NewModel(spec=spec, source=source, options=asdict(options), seed=seed, epochs=epochs, parameters=parameters)
+    return NewModel(spec=spec, source=source, options=asdict(options), seed=options.seed, parameters=parameters)
 
 
 def _quality(version: Version) -> dict[str, float | None]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -33,8 +34,13 @@ class GangOptions:
 class _ShardActor:
     """A worker in a Ray actor."""
 
-    def load(self, plan: WorkerPlan) -> None:
-        """Load the worker's share. Not in the constructor: an error there would lose its own class on the way back."""
+    def load(self, plan: WorkerPlan, search_path: list[str]) -> None:
+        """Load the worker's share. Not in the constructor: an error there would lose its own class on the way back.
+
+        ``search_path`` is the coordinator's: Ray hands on its working directory, but not its PYTHONPATH, in which the
+        module of a model of one's own may lie. What this process finds by itself comes first.
+        """
+        sys.path += [folder for folder in search_path if folder not in sys.path]
         self._worker = Worker(plan)
 
     def rendezvous(self) -> str:
@@ -71,7 +77,8 @@ class Gang:
                 scheduling_strategy=strategy,
             )(_ShardActor)
             self._actors = [actor.remote() for _ in plans]
-            self._get([actor.load.remote(plan) for actor, plan in zip(self._actors, plans, strict=True)])
+            path = [folder for folder in sys.path if folder]
+            self._get([actor.load.remote(plan, path) for actor, plan in zip(self._actors, plans, strict=True)])
             address = self._get(self._actors[0].rendezvous.remote())
             self.call("connect", address)
         except BaseException:

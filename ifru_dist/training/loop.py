@@ -57,6 +57,8 @@ class Fitted:
     """Embeddings (N, w) before propagation, and the model's own parameters."""
     best_epoch: int
     """Counted from 1."""
+    epoch_examples: int
+    """Examples of an epoch: with bpr the positives only."""
     epochs_run: int
     """Of lbfgs: iterations."""
     stopped_by: str
@@ -136,6 +138,7 @@ def _fit_stationary(
         # Workspaces hold float32. The rounding, relatively 6e-8 at most per number, moves the gradient by the curvature
         # times that: on MovieLens-100K by some 1e-5, but more where degrees and embeddings are larger.
         parameters=_kept(objective, objective.parameters),
+        epoch_examples=len(examples),
         best_epoch=iterations,
         epochs_run=iterations,
         stopped_by=descent.stopped_by,
@@ -181,6 +184,7 @@ def _fit_early_stopped(
                 break
     return Fitted(
         parameters=_kept(objective, kept),
+        epoch_examples=len(examples),
         best_epoch=best_epoch,
         epochs_run=len(history),
         stopped_by=stopped_by,

@@ -31,6 +31,8 @@ class NewModel:
     """Embeddings (N, width) in global row order, and the model's own parameters."""
     epochs: int | None = None
     """Epochs of training to these parameters, where it was done here."""
+    epoch_examples: int | None = None
+    """Examples of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +68,7 @@ def commit_model(version: Version, model: NewModel) -> Manifest:
         options=model.options,
         seed=model.seed,
         epochs=model.epochs,
+        epoch_examples=model.epoch_examples,
         trained_version=version.manifest.version + 1,
         trained_interactions=version.manifest.n_examples - version.manifest.n_erased,
         base=write_base(workspace.root, version.layout, model.parameters.embeddings),

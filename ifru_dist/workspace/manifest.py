@@ -56,6 +56,8 @@ class ModelRecord:
     """Changed rows, oldest first."""
     epochs: int | None = None
     """Epochs of training to these embeddings; None for imported models and in manifests of earlier releases."""
+    epoch_examples: int | None = None
+    """Examples of an epoch: with bpr the positives only; None where ``epochs`` is."""
     dense: FileEntry | None = None
     """The model's own parameters, where it has any."""
     trained_interactions: int | None = None

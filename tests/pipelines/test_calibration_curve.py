@@ -6,13 +6,21 @@ import itertools
 import pytest
 
 from ifru_dist.errors import SolveError
-from ifru_dist.pipelines.calibration_curve import CurvePoint, best_point, curve_notes, damping_beyond, dampings_between
+from ifru_dist.pipelines.calibration_curve import (
+    CurvePoint,
+    best_curve,
+    best_point,
+    curve_notes,
+    damping_beyond,
+    dampings_between,
+)
 
 
-def point(damping: float, gap: float | None, do_nothing: float = 2.0) -> CurvePoint:
+def point(damping: float, gap: float | None, do_nothing: float = 2.0, temperature: float = 1.0) -> CurvePoint:
     relative = None if gap is None else gap / do_nothing
     return CurvePoint(
         damping=damping,
+        temperature=temperature,
         gap=gap,
         relative_gap=relative,
         status="converged" if gap is not None else "not_finite",
@@ -63,3 +71,19 @@ def test_a_curve_without_a_usable_point_has_no_best() -> None:
     curve = [point(0.1, None), point(0.2, float("nan"))]
     with pytest.raises(SolveError, match=r"no damping gives finite scores \(0.1 \(not_finite\), 0.2 \(converged\)\)"):
         best_point(curve)
+
+
+def test_the_best_of_several_curves_has_the_smallest_gap_and_of_equal_ones_the_lowest_temperature() -> None:
+    cool = [point(0.1, 2.0), point(0.2, 1.0), point(0.4, None)]
+    warm = [point(0.1, 0.9, temperature=1.5), point(0.2, float("nan"), temperature=1.5)]
+    hot = [point(0.1, 3.0, temperature=2.0), point(0.2, 0.9, temperature=2.0)]
+    unusable = [point(0.1, None, temperature=3.0), point(0.2, float("nan"), temperature=3.0)]
+    assert best_curve([cool, warm, hot]) is warm
+    assert best_curve([unusable, cool]) is cool
+    assert best_curve([cool, hot]) is hot
+
+
+def test_curves_without_a_usable_point_have_no_best() -> None:
+    curves = [[point(0.1, None)], [point(0.2, float("inf"), temperature=2.0)]]
+    with pytest.raises(SolveError, match=r"no damping gives finite scores \(0.1 \(not_finite\), 0.2 \(converged\)\)"):
+        best_curve(curves)

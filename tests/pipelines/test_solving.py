@@ -13,15 +13,27 @@ from ifru_dist.config import validated
 from ifru_dist.errors import ConfigError
 from ifru_dist.influence.options import SolveOptions
 from ifru_dist.pipelines.gangs import GangFlags
-from ifru_dist.pipelines.solving import SolveFlags
+from ifru_dist.pipelines.solving import Anchor, ChosenDamping, SolveFlags
 
 
 def parsed(*arguments: str) -> SolveFlags:
     return validated(tyro.cli(SolveFlags, args=list(arguments)))
 
 
+def chosen(value: float) -> ChosenDamping:
+    return ChosenDamping(value=value, source="given", anchor=Anchor(kind="degree"))
+
+
 def test_without_flags_the_options_are_the_solver_s_own() -> None:
-    assert parsed().solve_options(0.4) == SolveOptions(damping=0.4)
+    assert parsed().solve_options(chosen(0.4)) == SolveOptions(damping=0.4)
+
+
+def test_the_anchor_its_scale_and_the_temperature_come_from_what_was_chosen() -> None:
+    found = ChosenDamping(
+        value=0.7, source="calibrated", anchor=Anchor(kind="gradient", scale=12.5), temperature=1.5, note="doubtful"
+    )
+    expected = SolveOptions(damping=0.7, anchor="gradient", anchor_scale=12.5, temperature=1.5)
+    assert parsed("--anchor", "degree").solve_options(found) == expected
 
 
 @pytest.mark.parametrize(
@@ -38,6 +50,10 @@ def test_without_flags_the_options_are_the_solver_s_own() -> None:
         ("newton_steps", "2", 2),
         ("max_newton_steps", "7", 7),
         ("curvature", "hessian", "hessian"),
+        ("product", "exact", "exact"),
+        ("edge_budget", "5000", 5000),
+        ("dense", "sampled", "sampled"),
+        ("dense_share", "0.5", 0.5),
         ("preconditioner", "block", "block"),
         ("solver_tolerance", "1e-8", 1e-8),
         ("max_iterations", "17", 17),
@@ -45,8 +61,8 @@ def test_without_flags_the_options_are_the_solver_s_own() -> None:
 )
 def test_every_flag_becomes_its_option(flag: str, value: str, expected: object) -> None:
     flags = parsed("--" + flag.replace("_", "-"), value)
-    options = flags.solve_options(0.3)
-    assert options == dataclasses.replace(parsed().solve_options(0.3), **{flag: expected})
+    options = flags.solve_options(chosen(0.3))
+    assert options == dataclasses.replace(parsed().solve_options(chosen(0.3)), **{flag: expected})
     assert flags.solver_settings() == parsed().solver_settings() | {flag: getattr(flags, flag)}
 
 
@@ -65,6 +81,12 @@ BAD = [
     ("newton_steps", "many"),
     ("max_newton_steps", 0),
     ("curvature", "newton"),
+    ("product", "sampled"),
+    ("edge_budget", 0),
+    ("dense", "half"),
+    ("dense_share", 0.0),
+    ("dense_share", 1.5),
+    ("anchor", "rows"),
     ("preconditioner", "none"),
     ("solver_tolerance", 0.0),
     ("solver_tolerance", 1.0),
