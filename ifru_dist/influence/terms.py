@@ -71,10 +71,14 @@ class Terms(Protocol):
 
 
 def make_terms(block: Block, model: Model, loss: Loss, kernels: Kernels) -> Terms:
-    """The terms of a block: closed forms where the model's score is a dot product of two rows."""
+    """The terms of a block: closed forms where its score is made of dot products."""
     if model.dot_product:
         return DotTerms(block, loss, kernels)
-    # Imported here: the closed forms have no use for it.
+    # Imported here: a worker with other closed forms, or a GPU, has no use for them.
+    if model.pairwise_dot_product and block.label.device.type == "cpu":
+        from ifru_dist.influence.pairwise_terms import PairwiseTerms
+
+        return PairwiseTerms(block, loss)
     from ifru_dist.influence.tuple_terms import TupleTerms
 
     return TupleTerms(block, model, loss)

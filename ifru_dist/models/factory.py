@@ -1,6 +1,7 @@
 """From what the workspace records of a model to the model itself."""
 
 import importlib
+import inspect
 
 from ifru_dist.errors import ConfigError
 from ifru_dist.models.base import Model
@@ -24,8 +25,8 @@ def build_model(spec: ModelSpec) -> Model:
     """The model that a validated spec describes.
 
     Raises:
-        ConfigError: the spec names a class that cannot be imported, or that is no Model, or a model of two fields is
-            to take more.
+        ConfigError: the spec names a class that cannot be imported, or that is no Model, or a model of two fields, or
+            of a graph, is to take more.
     """
     kind = _SHIPPED.get(spec.name) or _imported(spec.name)
     if spec.fields > 2 and kind is not FactorisationMachine and spec.name in _SHIPPED:
@@ -34,6 +35,11 @@ def build_model(spec: ModelSpec) -> Model:
             "preprocess without --fields"
         )
     model = kind(spec)
+    if spec.fields > 2 and len(model.layer_weights) > 1:
+        raise ConfigError(
+            f"--model = {spec.name}: is a graph model, the graph is that of users and items, but the workspace has "
+            f"{spec.fields} fields: preprocess without --fields"
+        )
     return Pairwise(model) if spec.loss == "bpr" else model
 
 
@@ -47,6 +53,12 @@ def _imported(name: str) -> type[Model]:
             f"--model = {name}: cannot be imported ({error}): put the module on PYTHONPATH of every worker, with "
             "ray job submit by --working-dir or a runtime environment"
         ) from None
+    except Exception as error:  # whatever the module's own code raises
+        raise ConfigError(
+            f"--model = {name}: importing {module_name} raised {type(error).__name__} ({error}): mend the module"
+        ) from error
     if not (isinstance(kind, type) and issubclass(kind, Model)):
         raise ConfigError(f"--model = {name}: is no subclass of ifru_dist.models.base.Model: see docs/models.md")
+    if inspect.isabstract(kind):
+        raise ConfigError(f"--model = {name}: defines no score: see docs/models.md")
     return kind

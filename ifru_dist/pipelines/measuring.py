@@ -22,7 +22,8 @@ class Measured:
 
     scores: PairScores
     figures: dict[str, float | None]
-    """Those that need no other model: AUC, recall and NDCG, and recovery where something was erased."""
+    """Those that need no other model: AUC, recall and NDCG where users have test positives, and recovery where something
+    was erased."""
 
 
 class Measurement:
@@ -48,9 +49,10 @@ class Measurement:
         """A model with these parameters on the graph of these examples."""
         scorer = self.scorer(graph, parameters)
         scores, item_scores = self.scores(scorer), scorer.item_scores(self.recovery.items)
-        figures = touched_aucs(scores.test, self.test, self.touched_rows) | self._top_k.figures(item_scores)
-        recovery = self.recovery.figures(item_scores) if len(self.erased) else {}
-        return Measured(scores=scores, figures={**figures, **recovery})
+        figures = touched_aucs(scores.test, self.test, self.touched_rows)
+        figures |= self._top_k.figures(item_scores) if self._top_k.users else {}
+        figures |= self.recovery.figures(item_scores) if len(self.erased) else {}
+        return Measured(scores=scores, figures=figures)
 
     def scorer(self, graph: Interactions, parameters: Parameters) -> Scorer:
         """What scores pairs with these parameters on the graph of these examples."""

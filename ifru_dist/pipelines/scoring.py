@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ifru_dist.evaluation.ranking import auc
 from ifru_dist.interactions import Interactions
+from ifru_dist.models.checking import check_score
 from ifru_dist.models.factory import build_model
 from ifru_dist.models.parameters import Parameters
 from ifru_dist.models.predict import ItemScores, Predictor
@@ -25,8 +26,12 @@ class Scorer:
             spec: The model.
             graph: The examples whose positives make the propagation graph.
             parameters: Embeddings (N, width) in global row order, and the model's own parameters.
+
+        Raises:
+            ConfigError: the model's class cannot be imported, or does not score these parameters.
         """
         self._model = build_model(spec)
+        check_score(self._model, parameters.embeddings.shape[1], parameters.dense_tensors(torch.float32))
         weights, n_rows = self._model.layer_weights, len(parameters.embeddings)
         self._propagation = Propagation(graph.positives(), n_rows, weights, torch.float32)
         self._predictor = self._predicting(parameters)

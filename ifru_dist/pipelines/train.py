@@ -14,6 +14,7 @@ from ifru_dist.errors import ConfigError, InputError
 from ifru_dist.evaluation.report import check_output, figure, write_report
 from ifru_dist.evaluation.top_k import CUTOFF
 from ifru_dist.models.base import dense_parameters
+from ifru_dist.models.checking import check_new_model
 from ifru_dist.models.factory import build_model
 from ifru_dist.models.parameters import Parameters
 from ifru_dist.models.spec import LossName, ModelName, ModelSpec
@@ -96,6 +97,7 @@ def train(config: TrainConfig) -> int:
     check_output(config.output, workspace.root / "reports")
     with workspace.lock("train"):
         version = open_version(workspace, check_content=True)
+        check_new_model(build_model(_spec(config, version, config.dim or ModelSpec.dim)))
         model, figures = _imported(config, version) if config.from_file else _fitted(config, version)
         number = commit_model(version, model).version
     version = open_version(workspace)

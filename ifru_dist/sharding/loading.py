@@ -12,6 +12,7 @@ from torch import Tensor
 from ifru_dist.influence.communicator import Ownership
 from ifru_dist.influence.shard import DenseLayout, Graph, Shard
 from ifru_dist.models.base import Model
+from ifru_dist.models.checking import check_score
 from ifru_dist.models.negatives import Negatives
 from ifru_dist.sharding.placement import ownership_of
 from ifru_dist.workspace.graph import Incidence
@@ -35,12 +36,17 @@ def load_shard(
         partitions: this worker's.
         model: the version's model.
         holds_dense: whether this worker owns the dense parameters.
+
+    Raises:
+        ConfigError: the model's class does not score what the version holds.
     """
+    embeddings = torch.from_numpy(version.embeddings_of(partitions))
+    check_score(model, embeddings.shape[1], {name: torch.from_numpy(part) for name, part in version.dense().items()})
     edges = _pairwise_edges(version, incidence.rows, model) if model.sampled_negatives else _edges(version, incidence)
     shard = Shard(
         rows=torch.from_numpy(incidence.rows),
         partition=torch.from_numpy(version.layout.partition_of(incidence.rows)),
-        embeddings=torch.from_numpy(version.embeddings_of(partitions)).double(),
+        embeddings=embeddings.double(),
         indptr=torch.from_numpy(edges.indptr),
         others=torch.from_numpy(edges.others),
         label=torch.from_numpy(edges.label).double(),

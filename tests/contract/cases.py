@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ifru_dist.models.base import Model, dense_parameters
 from ifru_dist.models.factory import build_model
+from ifru_dist.models.losses import Loss
 from ifru_dist.models.spec import ModelSpec
 from tests.contract.reference import Score, TupleCase
 
@@ -93,8 +94,15 @@ class OpenForm(Model):
 
     def __init__(self, model: Model) -> None:
         super().__init__(model.spec)
-        self._model = model
-        self._weights = model.layer_weights
+        self._model, self._weights = model, model.layer_weights
+
+    @property
+    def loss(self) -> Loss:
+        return self._model.loss
+
+    @property
+    def arity(self) -> int:
+        return self._model.arity
 
     @property
     def layer_weights(self) -> tuple[float, ...]:

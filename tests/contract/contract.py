@@ -40,7 +40,13 @@ class ModelContract:
     def options(self, **changes: object) -> SolveOptions:
         exact = {"solver_tolerance": 1e-13, "max_iterations": 2000, "dense": self.dense}
         types = {"product_dtype": torch.float64, "storage_dtype": torch.float64}
-        rows = {"product": "exact", "importance": "degree", "hops": 0, "row_budget": 10**6, "preconditioner": "diagonal"}
+        rows = {
+            "product": "exact",
+            "importance": "degree",
+            "hops": 0,
+            "row_budget": 10**6,
+            "preconditioner": "diagonal",
+        }
         return SolveOptions(**{"damping": 0.3, "newton_steps": STEPS, **exact, **types, **rows, **changes})
 
     def selection(self, case: TupleCase) -> Tensor:
@@ -155,8 +161,9 @@ class ClosedFormContract(ModelContract):
     """What a model with closed forms must do besides."""
 
     def test_closed_forms_equal_any_score(self, case: TupleCase, model: Model) -> None:
-        assert model.dot_product
+        assert model.dot_product or model.pairwise_dot_product
         hidden = OpenForm(model)
         assert not hidden.dot_product
+        assert not hidden.pairwise_dot_product
         closed, opened = (unlearn(case, form, self.options()) for form in (model, hidden))
         torch.testing.assert_close(opened, closed, **CLOSE)

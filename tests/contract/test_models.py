@@ -16,7 +16,7 @@ class TestMatrixFactorisationWithSquaredLoss(ClosedFormContract):
     seed = 2
 
 
-class TestPairwiseMatrixFactorisation(ModelContract):
+class TestPairwiseMatrixFactorisation(ClosedFormContract):
     spec = ModelSpec(name="mf", dim=3, loss="bpr", negatives=2, l2=0.1)
     score = dot
     seed = 3
@@ -44,7 +44,7 @@ class TestDeepLightGCN(ClosedFormContract):
     seed = 6
 
 
-class TestPairwiseLightGCN(ModelContract):
+class TestPairwiseLightGCN(ClosedFormContract):
     spec = ModelSpec(name="lightgcn", dim=3, layers=2, loss="bpr", negatives=2, l2=0.1)
     score = dot
     seed = 7
