@@ -18,6 +18,7 @@ from pydantic import Field
 from benchmarks.evaluated import BOOKCROSSING_PART, MOVIELENS_PART, SHARES_PART
 from benchmarks.jobs import REPOSITORY
 from benchmarks.ledger import RunLedger
+from benchmarks.lightgcn import LIGHTGCN_EARLY_STOPPED_PART, LIGHTGCN_PART, LIGHTGCN_STATIONARY_PART
 from benchmarks.nothing import NOTHING_PART
 from benchmarks.parts import Case, Part
 from benchmarks.protocol import DATA_FOLDER, require_data
@@ -28,7 +29,17 @@ from benchmarks.trial import Setting
 from ifru_dist.config import validated
 from ifru_dist.errors import ConfigError
 
-PartName = Literal["bookcrossing", "movielens", "stationary", "stream", "nothing", "shares"]
+PartName = Literal[
+    "bookcrossing",
+    "movielens",
+    "stationary",
+    "stream",
+    "nothing",
+    "shares",
+    "lightgcn_stationary",
+    "lightgcn_early_stopped",
+    "lightgcn",
+]
 PARTS: dict[PartName, Part] = {
     "bookcrossing": BOOKCROSSING_PART,
     "movielens": MOVIELENS_PART,
@@ -36,6 +47,9 @@ PARTS: dict[PartName, Part] = {
     "stream": STREAM_PART,
     "nothing": NOTHING_PART,
     "shares": SHARES_PART,
+    "lightgcn_stationary": LIGHTGCN_STATIONARY_PART,
+    "lightgcn_early_stopped": LIGHTGCN_EARLY_STOPPED_PART,
+    "lightgcn": LIGHTGCN_PART,
 }
 
 

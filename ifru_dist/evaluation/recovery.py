@@ -11,7 +11,7 @@ from ifru_dist.evaluation.candidates import Candidates, RankedPairs
 from ifru_dist.interactions import Interactions
 from ifru_dist.models.predict import ItemScores
 
-CUTOFFS = (10, 50)
+CUTOFFS = (10, 20, 50)
 """The k that reports hold."""
 
 

@@ -89,14 +89,20 @@ class DirectObjective:
                 start.dense.add_gradient(self._tilt, start.dense.share.factor)
         return self._tilt
 
-    def start_squares(self) -> Tensor:
-        """Of all own rows, whether selected or not: those may enter later. Reads every edge once."""
-        shard, model = self.shard, self.model
-        everything = torch.arange(len(shard.rows), device=self.erased.device)
-        block = make_block(shard, self.erased, everything, self.communicator)
+    def start_squares(self, *, everywhere: bool = True) -> Tensor:
+        """Of all own rows, whether selected or not, for those may enter later; or of the selected ones, 0 elsewhere.
+
+        Reads all edges of these rows once.
+        """
+        shard, model, block = self.shard, self.model, self.block
+        if everywhere:
+            all_rows = torch.arange(len(shard.rows), device=self.erased.device)
+            block = make_block(shard, self.erased, all_rows, self.communicator)
         halo = self.communicator.gather_rows(block.plan, shard.embeddings)
         terms = make_terms(block, model, model.loss, self.kernels)
-        squares = terms.at(shard.embeddings, halo, self._dense.at(shard.embeddings)).squares(block.factor)
+        at = terms.at(shard.embeddings[block.positions], halo, self._dense.at(shard.embeddings))
+        squares = torch.zeros_like(shard.embeddings)
+        squares[block.positions] = at.squares(block.factor)
         if self.start.dense is not None:
             selected = squares[self.positions]
             self.start.dense.add_squares(selected)

@@ -87,8 +87,11 @@ class Objective(Protocol):
     def start_gradient(self) -> Tensor:
         """Gradient of all examples' objective before the batch on the selected rows, (m, d): the tilt."""
 
-    def start_squares(self) -> Tensor:
-        """Sum of squared gradients of the examples before the batch, as a mean over columns: (n,) on all own rows."""
+    def start_squares(self, *, everywhere: bool = True) -> Tensor:
+        """Sum of squared gradients of the examples before the batch, as a mean over columns: (n,) on all own rows.
+
+        Unless ``everywhere``, rows that are not selected may have 0.
+        """
 
     def start_residual(self) -> RowValues:
         """The residual at the model before the batch, on every row where it is not zero."""

@@ -77,8 +77,8 @@ class PropagatedObjective:
             self._tilt = self.before.apply(by_output) + factor * self.shard.embeddings
         return self._tilt[self.positions]
 
-    def start_squares(self) -> Tensor:
-        """Those by the outputs, spread over the embeddings without terms between layers."""
+    def start_squares(self, *, everywhere: bool = True) -> Tensor:
+        """Of all own rows in any case: by the outputs, spread over the embeddings without terms between layers."""
         terms = make_terms(self.block, self.model, self.model.loss, self.kernels)
         squares = terms.at(self.start.rows, self.start.halo, self.dense).squares(self.block.factor)
         return spread_diagonal(self.before, squares).mean(dim=1)

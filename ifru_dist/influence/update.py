@@ -84,9 +84,8 @@ class Batch:
             self._objective: Objective = kind(shard, erased, self._selected, model, communicator, kernels, options)
             self._start_norm = self._norm(self._objective.start_residual())
             self._tilt_norm = self._norm(RowValues(self._objective.positions, self._objective.start_gradient()))
-            by_gradient = options.anchor == "gradient"
-            self._squares = self._objective.start_squares() if by_gradient else None
-        self._room = self._row_budget()
+            self._room = self._row_budget()
+            self._squares = None if options.anchor == "degree" else self._start_squares()
         self._bytes_prepared = communicator.bytes_sent - sent
 
     def solve(self, damping: float) -> Outcome:
@@ -136,6 +135,10 @@ class Batch:
                 row_budget=options.row_budget if isinstance(options.row_budget, int) else math.inf,
             )
         return chosen if options.dense == "frozen" else chosen | shard.is_dense
+
+    def _start_squares(self) -> Tensor:
+        """Sums of squared gradients of all rows that may ever move."""
+        return self._objective.start_squares(everywhere=self._count(self._selected) < self._room)
 
     def _anchor(self, damping: float) -> Tensor:
         """Lambda (n,) of all own rows."""

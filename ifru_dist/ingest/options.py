@@ -21,11 +21,11 @@ class PrepareOptions:
     """Options of the preparation; the fields are options of jobs/preprocess.py too."""
 
     logs: str
-    """Interaction logs: a Parquet or CSV file, a folder, or a quoted glob; with --valid and --test: training part."""
+    """Interaction logs: a Parquet or CSV file, a folder, or a quoted glob; with --test: training part."""
     valid: str | None = None
-    """Validation part of a split made elsewhere; needs --test. Every row of --logs is then kept for training."""
+    """Validation part of a split made elsewhere; needs --test."""
     test: str | None = None
-    """Test part of a split made elsewhere; needs --valid."""
+    """Test part of a split made elsewhere, with or without --valid. Every row of --logs is then kept for training."""
     user_column: str = "user"
     """Column of the user ids: integers or strings."""
     item_column: str = "item"
@@ -53,7 +53,7 @@ class PrepareOptions:
     @property
     def given_split(self) -> bool:
         """Whether the split was made elsewhere."""
-        return self.valid is not None
+        return self.test is not None
 
     def check(self) -> None:
         """Check what the options say together.
@@ -61,12 +61,12 @@ class PrepareOptions:
         Raises:
             ConfigError: two options contradict each other, or one that is needed is missing.
         """
-        if (self.valid is None) != (self.test is None):
-            raise ConfigError(f"--valid {self.valid} with --test {self.test}: give both or neither")
+        if self.valid is not None and self.test is None:
+            raise ConfigError(f"--valid {self.valid} without --test: a split made elsewhere has a test part: name it")
         if self.given_split and self.k_core > 1:
-            raise ConfigError(f"--k-core {self.k_core} with --valid: a given split keeps every row: leave out one")
+            raise ConfigError(f"--k-core {self.k_core} with --test: a given split keeps every row: leave out one")
         if self.given_split and tuple(self.split) != DEFAULT_SPLIT:
-            raise ConfigError(f"--split {_words(self.split)} with --valid: the split is given: leave out one")
+            raise ConfigError(f"--split {_words(self.split)} with --test: the split is given: leave out one")
         if abs(sum(self.split) - 1) > 1e-9 or self.split[0] == 0:
             raise ConfigError(f"--split {_words(self.split)}: shares must sum to 1 and training needs more than 0")
         self._check_labels()

@@ -76,7 +76,7 @@ def prepare(
     with run.phase("codes"):
         rows = join_parts([part for group in parts for part in group])
     with run.phase("select"):
-        split = _given(parts) if options.given_split else _selected(rows, options, run)
+        split = _given(parts, options) if options.given_split else _selected(rows, options, run)
     with run.phase("tables"):
         names = ("user", "item", *options.fields)
         dataset = _dataset(rows, names, split, run, from_text=groups[0][0].is_csv)
@@ -112,9 +112,10 @@ def _set_apart(options: PrepareOptions, parts: Sequence[Part], quarantine: Path,
         raise InputError(f"none of the {n_read:,} rows can be used: see {quarantine}")
 
 
-def _given(parts: Sequence[Sequence[Part]]) -> list[Positions]:
-    """Positions of the training, validation and test rows of a split made elsewhere."""
+def _given(parts: Sequence[Sequence[Part]], options: PrepareOptions) -> list[Positions]:
+    """Positions of the training, validation and test rows of a split made elsewhere; it may have no validation part."""
     sizes = [sum(len(part.rows) for part in group) for group in parts]
+    sizes = sizes if options.valid is not None else [sizes[0], 0, sizes[1]]
     return np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
 
 

@@ -78,9 +78,7 @@ def _scores(model: Model, rows: Tensor, dense: Dense) -> Tensor:
     if not isinstance(score, Tensor):
         raise TypeError(f"{type(score).__name__} instead of a tensor")
     if score.shape != (len(rows),) or score.dtype != rows.dtype:
-        raise TypeError(
-            f"{tuple(score.shape)} {score.dtype} for {tuple(rows.shape)} {rows.dtype}: give one per example"
-        )
+        raise TypeError(f"{score.dtype} {list(score.shape)} for {rows.dtype} {list(rows.shape)}, not one per example")
     return score
 
 
@@ -92,9 +90,8 @@ def _transform(model: Model, dense: Dense) -> None:
         return model.score(rows, dense).sum()
 
     torch.func.jvp(lambda rows: torch.func.grad(total)(rows, held), (rows,), (rows,))
-    each = torch.func.grad(lambda dense, row: model.score(row[None], dense)[0])
-    if held:
-        torch.func.vmap(each, (None, 0))(held, rows)
+    each = torch.func.grad(lambda row, dense: model.score(row[None], dense)[0], argnums=(0, 1))
+    torch.func.vmap(each, (0, None))(rows, held)
 
 
 def _tried(model: Model, what: str, attempt: Callable[[], Result]) -> Result:

@@ -18,6 +18,7 @@ from ifru_dist.evaluation.forgetting import logit_gap, logloss
 from ifru_dist.evaluation.report import check_output, figure, markdown_table, write_report
 from ifru_dist.influence.options import REMEDIES, USABLE, Status
 from ifru_dist.influence.outcome import Outcome
+from ifru_dist.models.factory import build_model
 from ifru_dist.models.parameters import Parameters
 from ifru_dist.pipelines.calibration_curve import (
     CurvePoint,
@@ -213,7 +214,8 @@ class _CalibrateJob:
         """Those to try, ascending."""
         if self._config.temperatures != "auto":
             return tuple(sorted(set(self._config.temperatures)))
-        return (1.0, 1.5, 2.0) if self._anchor.kind == "gradient" else (1.0,)
+        graph = len(build_model(self._version.model.spec).layer_weights) > 1
+        return (1.0, 1.5, 2.0) if graph and self._anchor.kind == "gradient" else (1.0,)
 
     def _curves(self) -> list[list[CurvePoint]]:
         """For each temperature how close each damping comes, ascending: the grid, then some around the best of them.

@@ -13,7 +13,7 @@ from ifru_dist.influence.preconditioner import PreconditionerKind
 from ifru_dist.models.base import dense_parameters
 from ifru_dist.models.factory import build_model
 from ifru_dist.models.spec import ModelSpec
-from ifru_dist.workspace.manifest import ModelRecord
+from ifru_dist.workspace.manifest import Calibration, ModelRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class SolveFlags:
     """With --dense sampled: the share of the other examples that is read."""
     anchor: Literal["auto"] | AnchorKind = "auto"
     """What holds rows where they were. degree: c * sqrt(degree); gradient: c * sqrt(sum of the examples' squared
-    gradients), where 1 is what Adam's options say; auto: gradient for graph models that were trained here by adam."""
+    gradients), where 1 is what Adam's options say; auto: gradient for all but mf where adam trained here."""
     preconditioner: PreconditionerKind = "auto"
     """Of the conjugate gradients: the diagonal, the rows' d x d blocks (of mf alone), or auto: the
     diagonal until a step takes more iterations than the blocks cost."""
@@ -126,6 +126,12 @@ class ChosenDamping:
     """What is doubtful about it."""
 
 
+def plain_dot_product(spec: ModelSpec) -> bool:
+    """Whether a model is matrix factorisation and nothing else: for it the default of the ``degree`` form was found."""
+    model = build_model(spec)
+    return model.dot_product and len(model.layer_weights) == 1
+
+
 def chosen_anchor(model: ModelRecord, flags: SolveFlags) -> Anchor:
     """The anchor that the flags ask for, or by themselves the one that fits a model.
 
@@ -133,8 +139,8 @@ def chosen_anchor(model: ModelRecord, flags: SolveFlags) -> Anchor:
         ConfigError: it is to follow from Adam's options, which are not known.
     """
     adam = model.source == "trained" and model.epochs is not None and model.options.get("optimiser") == "adam"
-    graph = len(build_model(model.spec).layer_weights) > 1
-    if flags.anchor == "degree" or (flags.anchor == "auto" and not (graph and adam)):
+    by_itself: AnchorKind = "degree" if plain_dot_product(model.spec) or not adam else "gradient"
+    if (by_itself if flags.anchor == "auto" else flags.anchor) == "degree":
         return Anchor(kind="degree")
     if not adam or model.epochs is None or model.epoch_examples is None:
         raise ConfigError(
@@ -158,13 +164,16 @@ def chosen_damping(
             "" if known is None else f"the damping was calibrated for --anchor {known.anchor}: calibrate with this one"
         )
         return ChosenDamping(value=anchor.default, source="default", anchor=anchor, temperature=heat, note=note)
+    note = _doubts(known, heat, flags)
+    return ChosenDamping(value=known.damping, source="calibrated", anchor=anchor, temperature=heat, note=note)
+
+
+def _doubts(known: Calibration, temperature: float, flags: SolveFlags) -> str:
+    """In what a batch differs from what its damping was calibrated with; its anchor is the same under any name."""
     used, now = known.solver, flags.solver_settings()
-    differ = ", ".join(name for name in now if name in used and used[name] != now[name])
-    note = f"the damping was calibrated with other solver options ({differ}): run jobs/calibrate.py with these"
-    return ChosenDamping(
-        value=known.damping,
-        source="calibrated",
-        anchor=anchor,
-        temperature=heat,
-        note=note if differ else "",
-    )
+    differ = ", ".join(name for name in now if name != "anchor" and name in used and used[name] != now[name])
+    if differ:
+        return f"the damping was calibrated with other solver options ({differ}): run jobs/calibrate.py with these"
+    if temperature != known.temperature:
+        return f"the damping was calibrated at --temperature {known.temperature:g}: run jobs/calibrate.py with this one"
+    return ""

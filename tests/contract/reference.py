@@ -142,6 +142,28 @@ def newton(case: TupleCase, chosen: Tensor, damping: float, steps: int) -> Tenso
     return vector
 
 
+def downhill_damping(case: TupleCase, chosen: Tensor, steps: int) -> float:
+    """The least of some dampings with which every Newton step lowers what the batch minimises, as the solver asks."""
+    return next(damping for damping in (0.3, 1.0, 3.0, 10.0, 30.0) if _goes_downhill(case, chosen, damping, steps))
+
+
+def _goes_downhill(case: TupleCase, chosen: Tensor, damping: float, steps: int) -> bool:
+    """Whether each step brings a hundredth of what its quadratic model promises, and more."""
+    anchor = damping * masses(case).sqrt()
+    tilt = torch.func.grad(objective, argnums=2)(case, torch.ones_like(case.erased), case.start)
+
+    def tilted(vector: Tensor) -> Tensor:
+        moved = vector - case.start
+        return objective(case, ~case.erased, vector) - tilt @ moved + 0.5 * moved @ (anchor * moved)
+
+    for step in range(steps):
+        before, after = (newton(case, chosen, damping, number) for number in (step, step + 1))
+        promised = 0.5 * (residual(case, before) - anchor * (before - case.start))[chosen] @ (after - before)[chosen]
+        if not tilted(before) - tilted(after) > 0.01 * promised:
+            return False
+    return True
+
+
 def endpoints(case: TupleCase) -> tuple[Tensor, Tensor]:
     """Rows (N,) that lose some tuples but not all, and rows that lose all they had."""
     before, lost = torch.zeros(case.rows), torch.zeros(case.rows)

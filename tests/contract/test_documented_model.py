@@ -51,13 +51,17 @@ def test_the_documented_model_is_trained_and_unlearned(folder: Path, monkeypatch
     root = folder / "ws"
     small_workspace(root)
     name = "mymodels:Euclidean"
-    assert train(TrainConfig(workspace=root, model=name, dim=3, init_std=0.1, l2=0.02, epochs=5, learning_rate=0.05)) == 0
+    assert (
+        train(TrainConfig(workspace=root, model=name, dim=3, init_std=0.1, l2=0.02, epochs=5, learning_rate=0.05)) == 0
+    )
     before = open_version(Workspace(root))
     assert (before.model.spec.name, before.embeddings().shape[1]) == (name, 4)
     assert before.dense()["log_scale"] != 0  # it was trained
     requests = request_file(folder / "requests.parquet", whole_user(BUSY))
     with one_torch_thread():
-        assert unlearn(UnlearnConfig(workspace=root, requests=requests, workers=0, dense="full", residual_budget=9)) == 0
+        assert (
+            unlearn(UnlearnConfig(workspace=root, requests=requests, workers=0, dense="full", residual_budget=9)) == 0
+        )
     after = open_version(Workspace(root), check_content=True)
     rows = small_interactions().rows
     assert after.train().rows.tolist() == rows[rows[:, 0] != BUSY].tolist()

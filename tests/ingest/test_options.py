@@ -15,6 +15,7 @@ _GIVEN = {"valid": "v", "test": "t"}
         {"positive_threshold": 5.0, "k_core": 5, "split": (0.7, 0.1, 0.2)},
         {"label_column": "label", **_GIVEN},
         {"positive_threshold": 0.0, **_GIVEN},
+        {"positive_threshold": 0.0, "test": "t"},
     ],
 )
 def test_options_that_go_together(options: dict[str, Any]) -> None:
@@ -26,9 +27,9 @@ def test_options_that_go_together(options: dict[str, Any]) -> None:
     [
         ({}, "--positive-threshold is missing"),
         ({"positive_threshold": 1.0, "label_column": "label"}, "--label-column label with --positive-threshold 1.0"),
-        ({"positive_threshold": 1.0, "valid": "v"}, "--valid v with --test None: give both or neither"),
-        ({"positive_threshold": 1.0, "k_core": 2, **_GIVEN}, "--k-core 2 with --valid"),
-        ({"positive_threshold": 1.0, "split": (0.8, 0.1, 0.1), **_GIVEN}, "--split 0.8 0.1 0.1 with --valid"),
+        ({"positive_threshold": 1.0, "valid": "v"}, "--valid v without --test: .* has a test part: name it"),
+        ({"positive_threshold": 1.0, "k_core": 2, **_GIVEN}, "--k-core 2 with --test"),
+        ({"positive_threshold": 1.0, "split": (0.8, 0.1, 0.1), **_GIVEN}, "--split 0.8 0.1 0.1 with --test"),
         ({"positive_threshold": 1.0, "split": (0.6, 0.2, 0.3)}, "--split 0.6 0.2 0.3: shares must sum to 1"),
         ({"positive_threshold": 1.0, "split": (0.0, 0.5, 0.5)}, "training needs more than 0"),
         ({"positive_threshold": 1.0, "item_column": "user"}, "column 'user' is named for two purposes"),

@@ -124,6 +124,9 @@ def test_a_given_split_keeps_every_training_row_in_file_order(tmp_path: Path) ->
     }
     assert result.counts["dropped_unseen"] == {"valid": 1, "test": 1}
     assert result.counts["positive_share"] == {"train": 0.5, "valid": 1.0, "test": 0.0}
+    alone = prepared(Path(train), tmp_path, test=test, label_column="label", positive_threshold=None)
+    assert all_examples(alone.dataset) == {**all_examples(result.dataset), "valid": []}
+    assert alone.counts["positive_share"] == {"train": 0.5, "valid": None, "test": 0.0}
 
 
 def test_a_pair_keeps_the_fields_of_its_last_row(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ class Branching(Dot):
 
 class Reading(Dot):
     def score(self, rows: Tensor, dense: Dense) -> Tensor:
-        return float(dense["scale"]) * (rows[:, 0] * rows[:, 1]).sum(dim=-1)
+        return torch.stack([dense["scale"] * user @ item * float(user[0]) for user, item in rows])
 
 
 class Doubles(Dot):
@@ -87,7 +87,10 @@ def test_a_model_of_ones_own_may_be_what_is_asked(wrap: type[Pairwise]) -> None:
     ("kind", "expected"),
     [
         (WithoutWidth, "its score raised IndexError (index 4 is out of bounds"),
-        (Unsummed, "its score raised TypeError (torch.float64 [3, 4] for torch.float64 [3, 2, 4], not one per example)"),
+        (
+            Unsummed,
+            "its score raised TypeError (torch.float64 [3, 4] for torch.float64 [3, 2, 4], not one per example)",
+        ),
         (Single, "its score raised TypeError (torch.float32 [3] for torch.float64"),
         (Batched, "the score of an example depends on the others"),
         (Random, "or on chance"),
@@ -102,7 +105,8 @@ def test_a_model_of_ones_own_may_be_what_is_asked(wrap: type[Pairwise]) -> None:
 def test_what_a_class_does_wrong_is_said_in_one_message(kind: type[Model], expected: str, wrap: type[Pairwise]) -> None:
     with pytest.raises(ConfigError) as caught:
         check_new_model(wrap(kind(OWN)))
-    assert str(caught.value).startswith(f"--model = elsewhere:Model: {expected}")
+    assert str(caught.value).startswith("--model = elsewhere:Model: ")
+    assert expected in str(caught.value)
 
 
 def test_a_class_that_has_changed_since_it_was_trained() -> None:

@@ -258,7 +258,9 @@ def test_only_the_models_calibration_changes_and_unlearning_uses_it(
     )
     assert (record.version, record.seed, record.interactions) == (2, 3, report["sample"]["interactions"])
     assert (record.solver["newton_steps"], record.solver["curvature"]) == (1, "gauss-newton")
-    assert f"damping {report['damping']:.4g} comes closest to retraining" in capsys.readouterr().out
+    assert (record.anchor, record.temperature) == (report["anchor"], report["temperature"]) == ("degree", 1.0)
+    told = f"damping {report['damping']:.4g} (anchor degree, temperature 1) comes closest to retraining"
+    assert told in capsys.readouterr().out
 
     run(root, pair(ROWS[0]), newton_steps=1)
     solver = report_of(root, "unlearn-000004")["solver"]

@@ -40,7 +40,8 @@ from tests.workspaces import item_id, user_id
 @MODELS
 def test_a_batch_equals_the_dense_computation(tmp_path: Path, model: str) -> None:
     before = small_workspace(tmp_path / "ws", name=model)
-    after = run(tmp_path / "ws", *BATCH, newton_steps=1, row_budget=0, solver_tolerance=1e-10)
+    exact = {"product": "exact", "anchor": "degree", "solver_tolerance": 1e-10}
+    after = run(tmp_path / "ws", *BATCH, newton_steps=1, row_budget=0, **exact)
     case = dense_case(before, ERASED)
     moved, emptied = reference.endpoint_masks(case)
     expected = reference.newton(case, moved, damping=0.4, steps=1)
@@ -107,19 +108,25 @@ def test_the_report_has_every_key_of_the_design(tmp_path: Path, capsys: pytest.C
     assert set(subgraph) == {"rows", "edges", "importance", "hops", "rounds", "rows_reset"}
     assert (subgraph["importance"], subgraph["hops"]) == ("step", None)
     (entry,) = subgraph["rounds"]  # this model is far from stationary, so no other rows may enter
-    assert set(entry) == {"rows", "edges", "iterations", "residual_outside", "kept"}
+    assert set(entry) == {
+        *("rows", "edges", "edges_per_product", "edges_per_residual", "iterations", "residual_outside", "kept"),
+    }
     assert (entry["rows"], entry["edges"], entry["kept"]) == (subgraph["rows"], subgraph["edges"], True)
+    assert (entry["edges_per_product"], entry["edges_per_residual"]) == (entry["edges"], 2 * entry["edges"])
     assert entry["iterations"] == report["solver"]["iterations"]
     assert report["subgraph"]["rows"] + report["subgraph"]["rows_reset"] == report["rows_updated"]
     assert set(report["solver"]) == {
         *("newton_steps", "iterations", "relative_residual", "damping", "damping_source", "damping_note"),
         *("curvature", "preconditioner", "stationarity", "objective_change", "status", "remedy"),
+        *("anchor", "anchor_scale", "temperature", "product", "product_error", "dense"),
     }
-    for option in ("curvature", "preconditioner"):
+    for option in ("curvature", "preconditioner", "product", "dense"):
         assert report["solver"][option] == report["config"][option]
     assert report["solver"]["stationarity"] > 1
     assert report["solver"]["objective_change"] < 0
     assert (report["solver"]["damping"], report["solver"]["damping_source"]) == (0.7, "given")
+    assert [report["solver"][key] for key in ("anchor", "anchor_scale", "temperature")] == ["degree", 1.0, 1.0]
+    assert report["solver"]["product_error"] is None  # matrix factorisation without a budget of edges: nothing left out
     assert report["solver"]["status"] == "converged"
     assert report["influence_residual"] >= 0
     phases = {"total", "route", "subgraph", "gradient", "solve", "verify", "commit"}
