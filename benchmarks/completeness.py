@@ -18,10 +18,16 @@ from pydantic import Field
 from benchmarks.evaluated import BOOKCROSSING_PART, MOVIELENS_PART, SHARES_PART
 from benchmarks.jobs import REPOSITORY
 from benchmarks.ledger import RunLedger
-from benchmarks.lightgcn import LIGHTGCN_EARLY_STOPPED_PART, LIGHTGCN_PART, LIGHTGCN_STATIONARY_PART
+from benchmarks.lightgcn import (
+    LIGHTGCN_BOOKCROSSING_PART,
+    LIGHTGCN_EARLY_STOPPED_PART,
+    LIGHTGCN_MOVIELENS_PART,
+    LIGHTGCN_STATIONARY_PART,
+)
 from benchmarks.nothing import NOTHING_PART
 from benchmarks.parts import Case, Part
 from benchmarks.protocol import DATA_FOLDER, require_data
+from benchmarks.pruning import PRUNING_PART
 from benchmarks.records import command_of
 from benchmarks.stationary import STATIONARY_PART
 from benchmarks.stream import STREAM_PART
@@ -38,7 +44,9 @@ PartName = Literal[
     "shares",
     "lightgcn_stationary",
     "lightgcn_early_stopped",
-    "lightgcn",
+    "lightgcn_bookcrossing",
+    "lightgcn_movielens",
+    "pruning",
 ]
 PARTS: dict[PartName, Part] = {
     "bookcrossing": BOOKCROSSING_PART,
@@ -49,7 +57,9 @@ PARTS: dict[PartName, Part] = {
     "shares": SHARES_PART,
     "lightgcn_stationary": LIGHTGCN_STATIONARY_PART,
     "lightgcn_early_stopped": LIGHTGCN_EARLY_STOPPED_PART,
-    "lightgcn": LIGHTGCN_PART,
+    "lightgcn_bookcrossing": LIGHTGCN_BOOKCROSSING_PART,
+    "lightgcn_movielens": LIGHTGCN_MOVIELENS_PART,
+    "pruning": PRUNING_PART,
 }
 
 

@@ -24,11 +24,14 @@ COLUMNS = {
 """Figures of each model by their keys in the report; the gap of the retrained models is the noise floor."""
 
 
-def measure(setting: Setting, protocol: Protocol, share: float, flipped: bool) -> dict[str, Any]:
-    """Train, calibrate, erase and evaluate once, with the jobs' defaults."""
+def measure(
+    setting: Setting, protocol: Protocol, share: float, flipped: bool, training: tuple[object, ...] = ()
+) -> dict[str, Any]:
+    """Train, calibrate, erase and evaluate once; all but the training with the jobs' defaults."""
     trial = Trial(setting, protocol, share=share, flipped=flipped)
-    steps = {"train": trial.train, "calibrate": trial.calibrate, "unlearn": trial.unlearn, "evaluate": trial.evaluate}
-    return {name: step() for name, step in steps.items()}
+    reports = {"train": trial.train(*training)}
+    steps = {"calibrate": trial.calibrate, "unlearn": trial.unlearn, "evaluate": trial.evaluate}
+    return reports | {name: step() for name, step in steps.items()}
 
 
 def of_method(method: str, key: str) -> Figure:
@@ -86,6 +89,7 @@ def batch_figures() -> dict[str, Figure]:
         "seconds": lambda run: run["unlearn"]["seconds"]["total"],
         "rho": lambda run: run["unlearn"]["influence_residual"],
         "damping": lambda run: run["unlearn"]["solver"]["damping"],
+        "temperature": lambda run: run["unlearn"]["solver"].get("temperature", 1.0),
         "Newton steps": lambda run: run["unlearn"]["solver"]["newton_steps"],
         "rows": lambda run: run["unlearn"]["rows_updated"],
         "calibration's gap": lambda run: run["calibrate"]["gap"] / run["calibrate"]["gap_do_nothing"],

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.criteria import Criterion, Figure
-from benchmarks.evaluated import criterion, figures, gap_over_floor, recovered_share, relative_gap
+from benchmarks.evaluated import criterion, figures, gap_over_floor, measure, recovered_share, relative_gap
 from benchmarks.parts import Case, Part
 from benchmarks.protocol import BOOKCROSSING, MOVIELENS_1M, MOVIELENS_100K, Protocol
 from benchmarks.spillover import direct_only
@@ -19,16 +19,6 @@ _DIM = 32
 _STATIONARY = ("--dim", 16, "--l2-row", 5, "--optimiser", "lbfgs", "--epochs", 20_000)
 # All rows within three hops are all rows here; by the paper's rule they enter at once, so that the steps are four.
 _ALL_ROWS = ("--importance", "degree", "--hops", 3, "--newton-steps", 4, "--damping", 0)
-
-
-def measure(
-    setting: Setting, protocol: Protocol, share: float, flipped: bool, training: tuple[Any, ...]
-) -> dict[str, Any]:
-    """Train, calibrate, erase and evaluate once; all but the training with the jobs' defaults."""
-    trial = Trial(setting, protocol, share=share, flipped=flipped)
-    reports = {"train": trial.train("--model", "lightgcn", *training)}
-    steps = {"calibrate": trial.calibrate, "unlearn": trial.unlearn, "evaluate": trial.evaluate}
-    return reports | {name: step() for name, step in steps.items()}
 
 
 def measure_stationary(setting: Setting, layers: int) -> dict[str, Any]:
@@ -86,7 +76,7 @@ def _evaluated(name: str, protocol: Protocol, share: float, training: tuple[Any,
         name=name,
         protocol=protocol,
         measure=partial(measure, protocol=protocol, share=share, flipped=flipped, training=training),
-        criteria=(near, recovered) if flipped and protocol is not MOVIELENS_100K else (near,),
+        criteria=(near, recovered) if flipped and protocol is BOOKCROSSING else (near,),
         figures={**shown, "unlearned": {**shown["unlearned"], **_shares()}} if flipped else shown,
     )
 
@@ -118,24 +108,27 @@ LIGHTGCN_EARLY_STOPPED_PART = Part(
             _layers(layers),
             MOVIELENS_100K,
             0.02,
-            ("--layers", layers, "--dim", _DIM, *(("--patience", 40) if layers == 1 else ())),
+            ("--model", "lightgcn", "--layers", layers, "--dim", _DIM, *(("--patience", 40) if layers == 1 else ())),
             flipped=True,
         )
         for layers in (1, 2)
     ),
 )
 
-LIGHTGCN_PART = Part(
-    title="LightGCN: Book-Crossing (1 layer, 1 % erased), MovieLens-1M (2 layers, 0.2 % erased)",
-    cases=tuple(
-        _evaluated(
-            f"{protocol.title}, {'flipped' if flipped else 'true'} labels",
-            protocol,
-            share,
-            ("--layers", layers, "--dim", _DIM),
-            flipped=flipped,
-        )
-        for protocol, layers, share in ((BOOKCROSSING, 1, 0.01), (MOVIELENS_1M, 2, 0.002))
+
+def _by_labels(protocol: Protocol, share: float, layers: int) -> tuple[Case, ...]:
+    """The same batch with true and with flipped labels."""
+    training = ("--model", "lightgcn", "--layers", layers, "--dim", _DIM)
+    return tuple(
+        _evaluated(f"{'flipped' if flipped else 'true'} labels", protocol, share, training, flipped=flipped)
         for flipped in (False, True)
-    ),
+    )
+
+
+LIGHTGCN_BOOKCROSSING_PART = Part(
+    title="LightGCN, 1 layer, Book-Crossing, 1 % erased", cases=_by_labels(BOOKCROSSING, 0.01, 1)
+)
+# What 0.2 % of flipped labels do to the AUC is less than what another seed does, so no share of it can be recovered.
+LIGHTGCN_MOVIELENS_PART = Part(
+    title="LightGCN, 2 layers, MovieLens-1M, 0.2 % erased", references=5, cases=_by_labels(MOVIELENS_1M, 0.002, 2)
 )

@@ -22,8 +22,8 @@ class Measured:
 
     scores: PairScores
     figures: dict[str, float | None]
-    """Those that need no other model: AUC, recall and NDCG where users have test positives, recovery where something was
-    erased."""
+    """Those that need no other model: AUC; recall and NDCG where users have test positives; recovery where there was an
+    erasure."""
 
 
 class Measurement:

@@ -85,7 +85,7 @@ def test_erased_favourites_come_back_with_the_original_and_not_with_a_model_that
     original[:, :3] += 10
     rows = np.array([(user, 30 + item) for user in range(30) for item in range(3)])
     question = asked(Interactions(rows, np.ones(90, np.float32)), NONE, (30, 200))
-    assert question.figures(scoring(original)) == {"recovery_at_10": 1.0, "recovery_at_50": 1.0}
+    assert question.figures(scoring(original)) == {"recovery_at_10": 1.0, "recovery_at_20": 1.0, "recovery_at_50": 1.0}
     figures = question.figures(scoring(retrained))
     assert figures["recovery_at_10"] == pytest.approx(10 / 200, abs=0.05)
     assert figures["recovery_at_50"] == pytest.approx(50 / 200, abs=0.1)
@@ -93,7 +93,7 @@ def test_erased_favourites_come_back_with_the_original_and_not_with_a_model_that
 
 def test_a_model_that_scores_everything_alike_recovers_no_more_than_chance() -> None:
     question = asked(Interactions(np.array([[0, 5], [1, 7]]), np.ones(2, np.float32)), NONE, (2, 80))
-    assert question.figures(scoring(np.zeros((2, 80)))) == {"recovery_at_10": 10 / 80, "recovery_at_50": 50 / 80}
+    assert question.figures(scoring(np.zeros((2, 80)))) == {f"recovery_at_{k}": k / 80 for k in (10, 20, 50)}
 
 
 def test_items_that_the_user_still_has_are_no_candidates() -> None:
@@ -125,9 +125,11 @@ def test_only_distinct_positives_that_are_not_kept_are_asked_about() -> None:
 
 def test_without_pairs_there_is_no_figure() -> None:
     question = asked(Interactions(NONE, np.empty(0, np.float32)), NONE, (2, 3))
-    assert question.figures(scoring(np.ones((2, 3)))) == {"recovery_at_10": None, "recovery_at_50": None}
+    assert question.figures(scoring(np.ones((2, 3)))) == dict.fromkeys(
+        ("recovery_at_10", "recovery_at_20", "recovery_at_50")
+    )
 
 
 def test_a_model_that_cannot_score_all_items_has_no_figure() -> None:
     question = asked(Interactions(np.array([[0, 2]]), np.ones(1, np.float32)), NONE, (2, 3))
-    assert question.figures(None) == {"recovery_at_10": None, "recovery_at_50": None}
+    assert question.figures(None) == dict.fromkeys(("recovery_at_10", "recovery_at_20", "recovery_at_50"))

@@ -103,7 +103,7 @@ def test_after_erasure_the_original_stands_beside(erased: Version) -> None:
             labels = test.labels[mask]
             expected = roc_auc_score(labels, scores[mask]) if len(set(labels)) == 2 else None
             assert report["methods"][name][figure] == pytest.approx(expected, abs=1e-9)
-    figures = ("auc", "auc_or", "auc_and", "recovery_at_10", "recovery_at_50")
+    figures = ("auc", "auc_or", "auc_and", "recovery_at_10", "recovery_at_20", "recovery_at_50")
     assert {figure: report[figure] for figure in figures} == report["methods"]["unlearned"]
     assert report["methods"]["original"]["auc_or"] is not None
     assert report["erased"] == len(gone) > 3
