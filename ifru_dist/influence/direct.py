@@ -53,7 +53,8 @@ class DirectObjective:
         self.block = make_block(shard, erased, self.positions, communicator)
         self._loss = tempered(model.loss, options.temperature)
         self._terms = make_terms(self.block, model, self._loss, kernels)
-        row_decay = model.l2_row * (~shard.is_dense[self.positions]).double()
+        own = shard.is_dense[self.positions].double()
+        row_decay = model.l2_dense * own + model.l2_row * (1 - own)
         self.ridge = (model.l2 * row_totals(self.block.indptr, self.block.kept) + row_decay)[:, None]
         self._start_ridge = (model.l2 * row_totals(self.block.indptr, self.block.factor) + row_decay)[:, None]
         self.lost_ridge = (model.l2 * row_totals(self.block.indptr, self.block.gone))[:, None]

@@ -63,6 +63,11 @@ class Model(ABC):
         return self.spec.l2_row
 
     @property
+    def l2_dense(self) -> float:
+        """Factor of the weight decay of the model's own parameters, once: (l2_dense / 2) * their squared norm."""
+        return self.spec.l2_dense
+
+    @property
     def scorer(self) -> "Model":
         """The model of a single example: itself, unless it compares the examples of another one."""
         return self

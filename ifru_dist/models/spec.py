@@ -46,6 +46,8 @@ class ModelSpec:
     """Per example, (l2 / 2) * squared norms of its embedding rows is added to the loss."""
     l2_row: Annotated[float, Field(ge=0)] = 0.0
     """Per embedding row, once whatever its examples, (l2_row / 2) * its squared norm is added to the summed loss."""
+    l2_dense: Annotated[float, Field(ge=0)] = 0.0
+    """Once, (l2_dense / 2) * squared norm of the parameters beside the embedding rows is added to the summed loss."""
     init_std: Annotated[float, Field(gt=0)] = 1e-3
     """Standard deviation of the normal initialisation of an embedding row."""
 

@@ -225,23 +225,26 @@ class _CalibrateJob:
         grids = self._grids()
         curves = [self._points(grid) for grid in grids]
         try:
-            return [self._refined(curve) for curve in curves]
+            for curve in curves:
+                self._refine(curve)
         except GangError as error:  # a retraining may have taken hours since the workers were there
             self._notes.append(f"the best damping was not refined: {error}")
-            return curves
+        return curves
 
-    def _refined(self, curve: list[CurvePoint]) -> list[CurvePoint]:
-        """A curve with points beyond an end that is the best, and between the best and its neighbours."""
+    def _refine(self, curve: list[CurvePoint]) -> None:
+        """Add points beyond an end that is the best, and between the best and its neighbours, as each is found."""
         if not any(point.gap is not None for point in curve):
-            return curve
-        temperature = curve[0].temperature
+            return
         for _ in range(_EXTENSIONS):
             if (further := damping_beyond(curve)) is None or not self._config.refine:
                 break
-            more = self._points(self._solve({further}, temperature))
-            curve = sorted(curve + more, key=lambda point: point.damping)
-        finer = self._points(self._solve(dampings_between(curve, self._config.refine), temperature))
-        return sorted(curve + finer, key=lambda point: point.damping)
+            self._add(curve, {further})
+        self._add(curve, dampings_between(curve, self._config.refine))
+
+    def _add(self, curve: list[CurvePoint], dampings: set[float]) -> None:
+        """Add points at some dampings."""
+        curve += self._points(self._solve(dampings, curve[0].temperature))
+        curve.sort(key=lambda point: point.damping)
 
     def _grids(self) -> list[list[_Unlearned]]:
         """For each temperature the sample unlearned with each damping of the grid.

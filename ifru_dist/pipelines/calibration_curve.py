@@ -10,6 +10,9 @@ import numpy as np
 
 from ifru_dist.errors import SolveError
 
+_NEAR_BEST = 1.1
+"""Gaps of the lowest temperature up to so many times the smallest are near it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CurvePoint:
@@ -67,7 +70,12 @@ def damping_beyond(curve: Sequence[CurvePoint]) -> float | None:
 
 
 def best_curve(curves: Sequence[list[CurvePoint]]) -> list[CurvePoint]:
-    """The curve with the point of the smallest gap; of equal ones the first, whose temperature is the lowest.
+    """The curve with the point of the smallest gap, unless the first one, of the lowest temperature, comes near it.
+
+    A temperature is fitted to one sample, and where it gains little there it may lose elsewhere.
+
+    Args:
+        curves: by temperature, ascending.
 
     Raises:
         SolveError: no point of any curve is usable.
@@ -75,7 +83,8 @@ def best_curve(curves: Sequence[list[CurvePoint]]) -> list[CurvePoint]:
     usable = [curve for curve in curves if _usable(curve)]
     if not usable:
         best_point([point for curve in curves for point in curve])
-    return min(usable, key=lambda curve: _usable([best_point(curve)])[0][0])
+    gaps = [_usable([best_point(curve)])[0][0] for curve in usable]
+    return usable[0] if gaps[0] <= _NEAR_BEST * min(gaps) else usable[gaps.index(min(gaps))]
 
 
 def curve_notes(curve: Sequence[CurvePoint], best: CurvePoint) -> list[str]:

@@ -55,6 +55,9 @@ class TrainConfig:
     """(l2 / 2) * squared norms of an example's rows is added to its loss. With --from: as the file was trained."""
     l2_row: Annotated[float, Field(ge=0)] = 0.0
     """(l2_row / 2) * squared norm of every embedding row, once, is added to the summed loss. With --from: likewise."""
+    l2_dense: Annotated[float, Field(ge=0)] = 0.0
+    """(l2_dense / 2) * squared norm of a model's parameters beside its rows, once, is added to the summed loss: without
+    it neumf has no stationary point, as its rows shrink while its tower grows. With --from: likewise."""
     init_std: Annotated[float, Field(gt=0)] = 1e-3
     """Standard deviation of the initialisation, also of rows that unlearning resets."""
     optimiser: Literal["adam", "lbfgs"] = "adam"
@@ -178,6 +181,7 @@ def _spec(config: TrainConfig, version: Version, dim: int) -> ModelSpec:
         negatives=config.negatives,
         l2=config.l2,
         l2_row=config.l2_row,
+        l2_dense=config.l2_dense,
         init_std=config.init_std,
     )
 

@@ -33,7 +33,7 @@ class TrainingObjective:
             embeddings: (N, w).
             dense: the model's own parameters, in the type of the embeddings.
             edges: (m, 2), the graph.
-            n_examples: of the whole training set; what the weight decay per row is divided by.
+            n_examples: of the whole training set; what the weight decays are divided by.
         """
         self.embeddings = embeddings
         self.dense = dense
@@ -42,6 +42,7 @@ class TrainingObjective:
         self._gradient = torch.zeros_like(embeddings)
         self._dense_gradient = [torch.zeros_like(values) for values in dense.values()]
         self._row_decay = model.l2_row / n_examples
+        self._dense_decay = model.l2_dense / n_examples
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -52,10 +53,10 @@ class TrainingObjective:
         """The mean objective of the examples, and its gradient by each of ``parameters``.
 
         Mean over the examples of loss + (l2 / 2) * squared norms of their rows, plus the share of one example in the
-        weight decay of all rows, (l2_row / 2) * squared norm of the table / n_examples. Over all examples this is the
-        summed objective divided by their number. The gradients may be the reused buffers: ``clear`` them before the
-        next call. Autograd takes them with respect to the gathered rows alone, so nothing here knows how the model
-        scores.
+        weight decay of all rows, (l2_row / 2) * squared norm of the table / n_examples, and in that of the model's own
+        parameters, (l2_dense / 2) * their squared norm / n_examples. Over all examples this is the summed objective
+        divided by their number. The gradients may be the reused buffers: ``clear`` them before the next call. Autograd
+        takes them with respect to the gathered rows alone, so nothing here knows how the model scores.
 
         Args:
             rows: (n, arity), int64.
@@ -76,6 +77,10 @@ class TrainingObjective:
         if self._row_decay > 0:
             gradient.add_(self.embeddings, alpha=self._row_decay)
             objective += 0.5 * self._row_decay * torch.linalg.vector_norm(self.embeddings).item() ** 2
+        if self._dense_decay > 0:
+            for total, values in zip(self._dense_gradient, self.dense.values(), strict=True):
+                total.add_(values, alpha=self._dense_decay)
+                objective += 0.5 * self._dense_decay * values.square().sum().item()
         return objective, [gradient, *self._dense_gradient]
 
     def _add_loss(self, outputs: Tensor, rows: Tensor, labels: Tensor, n: int) -> float:

@@ -86,6 +86,7 @@ def case_of(spec: ModelSpec, score: Score, *, sizes: tuple[int, ...], examples: 
         layer_weights=model.layer_weights,
         l2=spec.l2,
         l2_row=spec.l2_row,
+        l2_dense=spec.l2_dense,
     )
 
 

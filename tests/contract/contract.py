@@ -106,9 +106,12 @@ class ModelContract:
         torch.testing.assert_close(start, reference.residual(case, case.start) * self.numbers(case), **CLOSE)
 
     def test_loss_changes_equal_dense(self, case: TupleCase, model: Model) -> None:
-        bare = dataclasses.replace(case, l2=0.0, l2_row=0.0)
+        bare = dataclasses.replace(case, l2=0.0, l2_row=0.0, l2_dense=0.0)
         shard, objective = objective_of(
-            bare, build_model(dataclasses.replace(self.spec, l2=0.0, l2_row=0.0)), self.selection(case), self.options()
+            bare,
+            build_model(dataclasses.replace(self.spec, l2=0.0, l2_row=0.0, l2_dense=0.0)),
+            self.selection(case),
+            self.options(),
         )
         vector, kept = self.moved(case), ~case.erased
         change = objective.at(self.at(case, shard, vector)).loss_change()

@@ -36,6 +36,7 @@ class TupleCase:
     layer_weights: tuple[float, ...] = (1.0,)
     l2: float = 0.0
     l2_row: float = 0.0
+    l2_dense: float = 0.0
     partitions: int = 4
 
     @property
@@ -86,11 +87,12 @@ def losses(case: TupleCase, score: Tensor, label: Tensor) -> Tensor:
 
 def objective(case: TupleCase, present: Tensor, vector: Tensor) -> Tensor:
     """L(parameters; D): weighted losses and regularisers."""
-    embeddings, _ = case.split(vector)
+    embeddings, dense = case.split(vector)
     weight, tuples = case.weight[present], case.tuples[present]
     loss = (weight * losses(case, scores(case, present, vector), case.label[present])).sum()
     squares = embeddings.square().sum(1)
-    return loss + case.l2 / 2 * (weight[:, None] * squares[tuples]).sum() + case.l2_row / 2 * squares.sum()
+    decay = case.l2_row / 2 * squares.sum() + case.l2_dense / 2 * sum(part.square().sum() for part in dense.values())
+    return loss + case.l2 / 2 * (weight[:, None] * squares[tuples]).sum() + decay
 
 
 def residual(case: TupleCase, vector: Tensor) -> Tensor:
@@ -111,7 +113,7 @@ def gauss_newton(case: TupleCase, vector: Tensor) -> Tensor:
     for rows, weight in zip(case.tuples[kept].tolist(), case.weight[kept].tolist(), strict=True):
         for row in rows:
             counts[row] += weight
-    ridge = torch.zeros(len(vector), dtype=torch.float64)
+    ridge = torch.full((len(vector),), case.l2_dense, dtype=torch.float64)
     ridge[:size] = (case.l2 * counts + case.l2_row).repeat_interleave(case.embeddings.shape[1])
     return jacobian.T @ ((case.weight[kept] * second)[:, None] * jacobian) + torch.diag(ridge)
 

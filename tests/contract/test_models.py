@@ -57,6 +57,7 @@ class TestNeuMF(ModelContract):
 
 
 class TestNeuMFWithItsTowerFree(TestNeuMF):
+    spec = ModelSpec(name="neumf", dim=2, hidden=(4, 3), l2=0.1, l2_row=0.05, l2_dense=0.3)
     dense = "full"
 
 

@@ -1,4 +1,4 @@
-"""The contract with a loss T * l(score / T) in the loss's place, for closed forms, tuples, graphs and dense parameters."""
+"""The contract with T * loss(score / T) in the loss's place: closed forms, tuples, graphs and dense parameters."""
 
 import pytest
 from torch import Tensor

@@ -126,6 +126,29 @@ def test_what_the_erased_examples_leave_is_exact_and_the_rest_is_the_samples(pro
     torch.testing.assert_close(moved[real], reference.residual(problem.as_sampled(), vector)[numbers[real]], **CLOSE)
 
 
+@pytest.mark.parametrize("name", ["biased-mf", "neumf", "fm"])
+def test_an_example_that_goes_with_all_its_rows_is_never_left_to_the_sample(name: str) -> None:
+    spec, score, sizes = SPECS[name]
+    case = problem_of(spec, score, sizes).case
+    lonely = torch.tensor([[sum(sizes[: table + 1]) - 1 for table in range(len(sizes))]])  # rows without examples
+    assert not bool(torch.isin(lonely, case.tuples).any())
+    more = {
+        "tuples": torch.cat([case.tuples, lonely]),
+        "label": torch.cat([case.label, torch.ones(1, dtype=torch.float64)]),
+        "weight": torch.cat([case.weight, torch.ones(1, dtype=torch.float64)]),
+        "example": torch.cat([case.example, torch.tensor([60])]),
+        "erased": torch.cat([case.erased, torch.ones(1, dtype=torch.bool)]),
+    }
+    problem = Problem(replace(case, **more), build_model(spec))
+    shard, objective, numbers = problem.objective(dense_share=1e-12)
+    own = (numbers >= case.embeddings.numel()) & (numbers < len(case.start))
+    start = objective.at(shard.embeddings).residual().flatten()
+    expected = reference.residual(problem.case, problem.case.start)[numbers[own]]
+    torch.testing.assert_close(start[own], expected, **CLOSE)
+    before = reference.residual(case, case.start)[numbers[own]]
+    assert not torch.allclose(expected, before)  # the example does leave something there
+
+
 def test_loss_changes_are_those_of_the_sample(problem: Problem) -> None:
     shard, objective, numbers = problem.objective()
     bare = replace(problem.as_sampled(), l2=0.0, l2_row=0.0)

@@ -30,6 +30,9 @@ VARIANTS = {
     "hessian": replace(STEPS, newton_steps=None, curvature="hessian"),
     "automatic": replace(STEPS, newton_steps=None, row_budget="auto", solver_tolerance=1e-10, damping=0.02),
     "block": replace(STEPS, preconditioner="block"),
+    "exact": replace(STEPS, product="exact"),
+    "budget": replace(STEPS, edge_budget=250, newton_steps=None),
+    "gradient": replace(STEPS, anchor="gradient", anchor_scale=2.0, temperature=1.5),
 }
 
 
@@ -78,3 +81,6 @@ def check_same_bits(
         assert all(o.rounds == alone.rounds for o in outcomes)
         assert {(o.status, o.newton_steps) for o in outcomes} == {(alone.status, alone.newton_steps)}
         assert {o.objective_change for o in outcomes} == {alone.objective_change}
+        assert {o.product_error for o in outcomes} == {alone.product_error}
+    pruned = options.edge_budget is not None or (options.product == "pruned" and len(layer_weights) > 1)
+    assert (alone.product_error is not None) == pruned

@@ -188,7 +188,8 @@ def test_the_product_error_vanishes_where_all_rows_move_and_is_none_of_exact_pro
 @EACH_GRAPH
 def test_steps_with_pruned_products_go_to_the_minimum_that_exact_ones_go_to(case: Case) -> None:
     pruned, exact = (
-        unlearn(case, options(product=product, tolerance=1e-10, max_newton_steps=200)) for product in ("pruned", "exact")
+        unlearn(case, options(product=product, tolerance=1e-10, max_newton_steps=200))
+        for product in ("pruned", "exact")
     )
     assert pruned.status == exact.status == "converged"
     torch.testing.assert_close(after(case, pruned), after(case, exact), rtol=1e-7, atol=1e-9)

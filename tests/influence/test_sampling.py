@@ -21,9 +21,7 @@ CLOSE = {"rtol": 1e-8, "atol": 1e-10}
 def hubs(seed: int, users: int, *, layers: int = 0, items: int = 5) -> Case:
     """Few items that many users have: each item is a hub, and so is user 0."""
     weights = tuple(1 / (layers + 1) for _ in range(layers + 1))
-    return random_case(
-        seed, users=users, items=items, examples=3 * users, layer_weights=weights, l2=0.05, partitions=4
-    )
+    return random_case(seed, users=users, items=items, examples=3 * users, layer_weights=weights, l2=0.05, partitions=4)
 
 
 def degrees_of(case: Case) -> Tensor:
@@ -101,21 +99,21 @@ def test_a_product_reads_no_more_edges_than_the_budget_whatever_the_hubs(users: 
 
 
 def test_an_example_of_three_rows_counts_at_all_of_them() -> None:
-    selected, rows = torch.ones(12, dtype=torch.bool), 12
+    selected = torch.ones(12, dtype=torch.bool)
     generator = torch.Generator().manual_seed(2)
     shard, erased = shard_of(hubs(1, users=7))
-    far = torch.randint(0, rows, (len(shard.label), 2), generator=generator)
+    far = torch.randint(0, 12, (len(shard.label), 2), generator=generator)
     triples = replace(shard, others=far, place=torch.zeros(len(far), dtype=torch.int64))
     communicator = communicator_of(triples)
-    block = make_block(triples, erased, torch.arange(rows), communicator)
+    block = make_block(triples, erased, torch.arange(12), communicator)
     degrees = triples.degrees.tolist()
     for budget in (20, 45):
         read, mask = within_budget(block, triples.degrees, selected, communicator, budget)
         caps = [cap for cap in range(1, 40) if 3 * sum(min(degree, cap) for degree in degrees) <= budget]
         cap, position = max(caps, default=1), {row: at for at, row in enumerate(triples.rows.tolist())}
         near = torch.repeat_interleave(triples.rows, triples.degrees).tolist()
-        tuples = zip(near, far.tolist(), strict=True)
-        share = [max(min(1.0, cap / max(1, degrees[position[row]])) for row in (own, *others)) for own, others in tuples]
+        tuples = [(own, *others) for own, others in zip(near, far.tolist(), strict=True)]
+        share = [max(min(1.0, cap / max(1, degrees[position[row]])) for row in rows) for rows in tuples]
         expected = torch.tensor(share, dtype=torch.float64)
         assert torch.equal(mask, uniform(block.example) < expected)
         torch.testing.assert_close(read.weight, 1 / expected[mask], rtol=1e-14, atol=0)
@@ -198,8 +196,6 @@ def test_within_a_budget_the_residual_and_the_minimum_stay_exact(layers: int) ->
     assert tight.rounds[-1].edges_per_product < free.rounds[-1].edges_per_product
     assert tight.rounds[-1].edges_per_residual == free.rounds[-1].edges_per_residual
     _, emptied = reference.endpoint_masks(case)
-    before, left = (
-        reference.residual(case, place)[~emptied].norm() for place in (case.embeddings, after(case, tight))
-    )
+    before, left = (reference.residual(case, place)[~emptied].norm() for place in (case.embeddings, after(case, tight)))
     assert tight.influence_residual == pytest.approx(float(left / before), rel=1e-7)
     assert tight.product_error > 1e-3

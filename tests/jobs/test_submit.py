@@ -1,7 +1,9 @@
 """jobs/unlearn.py submitted to a cluster of two nodes with ``ray job submit``, with and without Ray's token."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,10 +32,12 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[LocalCluster]:
             yield running
 
 
-def submit(cluster: LocalCluster, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def submit(
+    cluster: LocalCluster, *arguments: str, job: str = "unlearn", options: tuple[str, ...] = ()
+) -> "subprocess.CompletedProcess[str]":
     """Submit from the repository and wait for the job's end; stdout and stderr come together."""
     return subprocess.run(
-        [*_SUBMIT, "--", "python", "jobs/unlearn.py", *arguments],
+        [*_SUBMIT, *options, "--", "python", f"jobs/{job}.py", *arguments],
         cwd=_ROOT,
         env=os.environ | cluster.environment,
         stdout=subprocess.PIPE,
@@ -58,6 +62,27 @@ def test_a_submitted_job_makes_a_version(cluster: LocalCluster, tmp_path: Path) 
     assert after.manifest.version == 3
     assert after.erased_ids().tolist() == erased.tolist()
     assert (tmp_path / "ws" / "reports" / "unlearn-000003" / "report.json").is_file()
+
+
+@pytest.mark.parametrize("where", ["working directory", "PYTHONPATH"])
+@pytest.mark.parametrize("cluster", ["disabled"], indirect=True)
+def test_a_model_of_ones_own_is_found_by_the_job_and_its_workers(
+    cluster: LocalCluster, tmp_path: Path, where: str
+) -> None:
+    root, name, options = tmp_path / "ws", "tests.models.own_models:Scaled", ()
+    if where == "PYTHONPATH":
+        shutil.copy(_ROOT / "tests" / "models" / "own_models.py", tmp_path / "models_elsewhere.py")
+        name = "models_elsewhere:Scaled"
+        options = ("--runtime-env-json", json.dumps({"env_vars": {"PYTHONPATH": str(tmp_path)}}))
+    small_workspace(root)
+    trained = submit(cluster, f"--workspace={root}", f"--model={name}", "--dim=4", job="train", options=options)
+    assert trained.returncode == 0, trained.stdout
+    requests = request_file(tmp_path / "requests.parquet", whole_user(LONER))
+    arguments = (f"--workspace={root}", f"--requests={requests}", "--workers=2", "--residual-budget=100")
+    finished = submit(cluster, *arguments, options=options)
+    assert finished.returncode == 0, finished.stdout
+    after = open_version(Workspace(root), check_content=True)
+    assert (after.manifest.version, after.model.spec.name) == (4, name)
 
 
 @pytest.mark.parametrize("cluster", ["disabled"], indirect=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ifru_dist.errors import ConfigError, GangError, IfruError, InputError, SolveError, WorkspaceError
+from ifru_dist.errors import ConfigError, GangError, IfruError, InputError, SolveError, TrainingError, WorkspaceError
 from ifru_dist.influence.update import Outcome
 from ifru_dist.pipelines import calibrate as pipeline
 from ifru_dist.pipelines.calibrate import calibrate
@@ -17,7 +17,7 @@ from ifru_dist.sharding.worker import Worker
 from ifru_dist.workspace.store import Workspace
 from tests.pipelines.batches import ROWS, report_of
 from tests.pipelines.calibrations import GRID, calibrated, config, gaps, trained_workspace
-from tests.pipelines.small import SIZES, request_file, small_interactions, small_workspace, tree, whole_item
+from tests.pipelines.small import SIZES, request_file, small_workspace, tree, whole_item
 
 
 def refused(root: Path, error: type[IfruError], *expected: str, **changes: Any) -> None:
@@ -68,7 +68,12 @@ def test_a_damping_that_is_worse_than_doing_nothing_is_not_kept(
 
 def test_a_model_without_blocks_refuses_them(tmp_path: Path) -> None:
     small_workspace(tmp_path / "ws", name="lightgcn")
-    refused(tmp_path / "ws", ConfigError, "--preconditioner = block: lightgcn has no blocks", preconditioner="block")
+    refused(
+        tmp_path / "ws",
+        ConfigError,
+        "--preconditioner = block: lightgcn with the loss bce has no blocks",
+        preconditioner="block",
+    )
 
 
 def test_a_workspace_that_cannot_be_calibrated(tmp_path: Path) -> None:
@@ -96,9 +101,9 @@ def test_a_report_that_cannot_be_written_is_told_before_anything_is_solved(
 
 
 def test_a_model_that_no_reference_can_be_trained_for(tmp_path: Path) -> None:
-    one_class = small_interactions().take(small_interactions().labels > 0.5)
-    small_workspace(tmp_path / "ws", held_out=one_class)
-    refused(tmp_path / "ws", InputError, "validation interactions have the label 1")
+    options = {"epochs": 3, "patience": 3, "batch_size": 64, "learning_rate": 1e30, "seed": 1}
+    small_workspace(tmp_path / "ws", options=options)
+    refused(tmp_path / "ws", TrainingError, "training diverged", "smaller --learning-rate than 1e+30")
 
 
 def test_a_model_that_is_not_finite_is_refused_before_anything_is_retrained(

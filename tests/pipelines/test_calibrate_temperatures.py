@@ -19,7 +19,7 @@ from tests.pipelines.batches import ROWS, copy, report_of, run
 from tests.pipelines.calibrations import calibrated, config
 from tests.pipelines.small import pair, small_interactions, small_workspace
 
-ADAM = {"epochs": 25, "patience": 25, "batch_size": 32, "learning_rate": 0.01, "l2": 0.02}
+ADAM = {"epochs": 10, "patience": 10, "batch_size": 64, "learning_rate": 0.03, "l2": 0.02}
 GRID = (0.3, 1.0, 3.0)
 
 
@@ -53,7 +53,7 @@ def test_graph_models_are_calibrated_at_several_temperatures_and_unlearning_take
     assert list(curve) == [(temperature, damping) for temperature in (1.0, 1.5, 2.0) for damping in GRID]
     assert len(set(curve.values())) == len(curve)
     assert report["gap"] == min(curve.values()) == curve[report["temperature"], report["damping"]]
-    scale = adam_scale(0.01, before.model.epochs, len(small_interactions()) / 32)
+    scale = adam_scale(0.03, before.model.epochs, len(small_interactions()) / 64)
     assert (report["anchor"], report["anchor_scale"]) == ("gradient", pytest.approx(scale))
     record = after.model.calibration
     assert (record.damping, record.anchor, record.temperature) == tuple(

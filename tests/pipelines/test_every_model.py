@@ -113,21 +113,26 @@ def test_two_workers_make_the_bits_of_this_process(
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "solver"),
     [
-        {"model": "neumf", "hidden": (6, 3), "l2": 0.3},
-        {"model": "mf", "loss": "bpr", "negatives": 2, "l2": 0.3},
-        {"model": "lightgcn", "loss": "bpr", "negatives": 2, "layers": 2, "l2": 0.3},
+        ({"model": "mf", "loss": "bpr", "negatives": 2, "l2": 0.1}, {"curvature": "hessian"}),
+        ({"model": "lightgcn", "layers": 2, "loss": "bpr", "negatives": 2, "l2": 0.02}, {}),
+        # Without weight decay of the tower there is no stationary point; Gauss-Newton steps end early around this one.
+        (
+            {"model": "neumf", "hidden": (6, 3), "l2": 0.05, "l2_dense": 1.0},
+            {"curvature": "hessian", "dense": "full"},
+        ),
     ],
-    ids=lambda options: options["model"],
+    ids=["mf, bpr", "lightgcn, bpr", "neumf"],
 )
-def test_near_a_stationary_point_almost_nothing_of_the_influence_stays(options: dict[str, Any], tmp_path: Path) -> None:
-    before = trained(tmp_path / "ws", **options, optimiser="lbfgs", epochs=3000)
+def test_near_a_stationary_point_almost_nothing_of_the_influence_stays(
+    options: dict[str, Any], solver: dict[str, Any], tmp_path: Path
+) -> None:
+    before = trained(tmp_path / "ws", **options, optimiser="lbfgs", epochs=4000)
     assert report_of(tmp_path / "ws", "train-000002")["converged"]
-    dense = "full" if before.dense() else "frozen"
-    solver = {"row_budget": "all", "newton_steps": "auto", "tolerance": 0.01, "dense": dense, "damping": 0.0}
-    run(tmp_path / "ws", *requests_of(before), **solver)
+    assert np.abs(before.embeddings()).max() > 0.5  # the regulariser has not made everything zero
+    everything = {"row_budget": "all", "newton_steps": "auto", "tolerance": 0.01, "damping": 0.0}
+    run(tmp_path / "ws", *requests_of(before), **everything, **solver)
     report = report_of(tmp_path / "ws", "unlearn-000003")
-    print(options, report["influence_residual"], report["solver"], report["subgraph"])
-    assert report["solver"]["stationarity"] < 0.01
+    assert report["solver"]["stationarity"] < 0.001
     assert report["influence_residual"] < 0.05

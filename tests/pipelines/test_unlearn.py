@@ -120,6 +120,9 @@ def test_the_report_has_every_key_of_the_design(tmp_path: Path, capsys: pytest.C
         *("curvature", "preconditioner", "stationarity", "objective_change", "status", "remedy"),
         *("anchor", "anchor_scale", "temperature", "product", "product_error", "dense"),
     }
+    documented = (Path(__file__).parents[2] / "docs" / "reports.md").read_text().split("## unlearn")[1]
+    for key in (*report["solver"], *subgraph, *entry):
+        assert f"`{key}`" in documented.split("\n## ")[0]
     for option in ("curvature", "preconditioner", "product", "dense"):
         assert report["solver"][option] == report["config"][option]
     assert report["solver"]["stationarity"] > 1

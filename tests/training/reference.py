@@ -23,6 +23,7 @@ MODELS = [
     ModelSpec(name="lightgcn", dim=DIM, layers=2, l2=0.3, l2_row=0.7),
     ModelSpec(name="lightgcn", dim=DIM, layers=3, loss="bpr", l2=0.3),
     ModelSpec(name="neumf", dim=DIM, hidden=(5, 3), l2=0.3),
+    ModelSpec(name="neumf", dim=DIM, hidden=(5, 3), l2_dense=0.9),
     ModelSpec(name="neumf", dim=DIM, hidden=(5,), loss="bpr", l2_row=0.7),
     ModelSpec(name="fm", dim=DIM, fields=3, l2=0.3),
     ModelSpec(name="fm", dim=DIM, fields=3, loss="bpr", l2_row=0.7),
@@ -30,7 +31,7 @@ MODELS = [
 
 
 def model_id(spec: ModelSpec) -> str:
-    return f"{spec.name}-{spec.loss}-{spec.layers}-{spec.l2}-{spec.l2_row}"
+    return f"{spec.name}-{spec.loss}-{spec.layers}-{spec.l2}-{spec.l2_row}-{spec.l2_dense}"
 
 
 def sizes(spec: ModelSpec) -> tuple[int, ...]:
@@ -130,7 +131,9 @@ def reference_objective(spec: ModelSpec, at: Point, rows: Tensor, labels: Tensor
             score = score - reference_score(spec, outputs, at.dense, other)
         total = total + reference_loss(spec, score, label)
         total = total + spec.l2 / 2 * sum(at.embeddings[row].square().sum() for row in example)
-    return total / len(rows) + spec.l2_row / 2 * at.embeddings.square().sum() / n_examples
+    decay = spec.l2_row * at.embeddings.square().sum()
+    decay = decay + spec.l2_dense * sum(values.square().sum() for values in at.dense.values())
+    return total / len(rows) + decay / 2 / n_examples
 
 
 def reference_gradient(
