@@ -24,6 +24,7 @@ from benchmarks.lightgcn import (
     LIGHTGCN_MOVIELENS_PART,
     LIGHTGCN_STATIONARY_PART,
 )
+from benchmarks.neumf import NEUMF_PART
 from benchmarks.nothing import NOTHING_PART
 from benchmarks.parts import Case, Part
 from benchmarks.protocol import DATA_FOLDER, require_data
@@ -47,6 +48,7 @@ PartName = Literal[
     "lightgcn_bookcrossing",
     "lightgcn_movielens",
     "pruning",
+    "neumf",
 ]
 PARTS: dict[PartName, Part] = {
     "bookcrossing": BOOKCROSSING_PART,
@@ -60,6 +62,7 @@ PARTS: dict[PartName, Part] = {
     "lightgcn_bookcrossing": LIGHTGCN_BOOKCROSSING_PART,
     "lightgcn_movielens": LIGHTGCN_MOVIELENS_PART,
     "pruning": PRUNING_PART,
+    "neumf": NEUMF_PART,
 }
 
 

@@ -97,7 +97,7 @@ class ShardedPropagation:
         """
         indptr, edges = edges_of(self.links.indptr, positions)
         far = self.links.plan.rows[self.links.col[edges]]
-        kept = members[far]
+        kept = members[far] & (self.coefficient[edges] != 0)  # edges that are not present are not read
         counts = row_counts(indptr, kept)
         inside = torch.zeros(len(positions) + 1, dtype=torch.int64, device=counts.device)
         torch.cumsum(counts, 0, out=inside[1:])

@@ -102,6 +102,8 @@ def test_squares_equal_dense_on_all_rows_whether_selected_or_not(case: Case) -> 
     found = torch.empty(case.rows, dtype=torch.float64)
     found[shard.rows] = objective.start_squares()
     torch.testing.assert_close(found, squares(case), rtol=1e-9, atol=1e-12)
+    own = objective.start_squares(everywhere=False)
+    assert torch.equal(own[objective.positions], objective.start_squares()[objective.positions])
     for other in (objective.selecting(torch.ones_like(selected)), objective_of(case, selected, temperature=3.0)[1]):
         assert torch.equal(other.start_squares(), objective.start_squares())
 

@@ -52,7 +52,11 @@ def test_graph_models_are_calibrated_at_several_temperatures_and_unlearning_take
     curve = curve_of(report)
     assert list(curve) == [(temperature, damping) for temperature in (1.0, 1.5, 2.0) for damping in GRID]
     assert len(set(curve.values())) == len(curve)
-    assert report["gap"] == min(curve.values()) == curve[report["temperature"], report["damping"]]
+    best = {heat: min(gap for (other, _), gap in curve.items() if other == heat) for heat in (1.0, 1.5, 2.0)}
+    near = best[1.0] <= 1.1 * min(best.values())
+    assert (
+        report["gap"] == curve[report["temperature"], report["damping"]] == (best[1.0] if near else min(best.values()))
+    )
     scale = adam_scale(0.03, before.model.epochs, len(small_interactions()) / 64)
     assert (report["anchor"], report["anchor_scale"]) == ("gradient", pytest.approx(scale))
     record = after.model.calibration
@@ -98,7 +102,8 @@ def test_the_best_of_every_temperature_is_refined(trained: Path, tmp_path: Path)
         tried = [damping for heat, damping in curve_of(report) if heat == temperature]
         assert tried == sorted(tried)
         assert len(tried) > 3
-    assert report["gap"] == min(curve_of(report).values())
+    own = [gap for (heat, _), gap in curve_of(report).items() if heat == report["temperature"]]
+    assert report["gap"] == min(own)
 
 
 def test_a_calibration_of_another_anchor_is_not_taken(trained: Path, tmp_path: Path) -> None:

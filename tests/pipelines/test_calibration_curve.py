@@ -73,7 +73,7 @@ def test_a_curve_without_a_usable_point_has_no_best() -> None:
         best_point(curve)
 
 
-def test_the_best_of_several_curves_has_the_smallest_gap_and_of_equal_ones_the_lowest_temperature() -> None:
+def test_the_best_of_several_curves_has_the_smallest_gap_unless_the_lowest_temperature_comes_near_it() -> None:
     cool = [point(0.1, 2.0), point(0.2, 1.0), point(0.4, None)]
     warm = [point(0.1, 0.9, temperature=1.5), point(0.2, float("nan"), temperature=1.5)]
     hot = [point(0.1, 3.0, temperature=2.0), point(0.2, 0.9, temperature=2.0)]
@@ -81,6 +81,10 @@ def test_the_best_of_several_curves_has_the_smallest_gap_and_of_equal_ones_the_l
     assert best_curve([cool, warm, hot]) is warm
     assert best_curve([unusable, cool]) is cool
     assert best_curve([cool, hot]) is hot
+    nearly, both = [point(0.1, 0.989)], [point(0.1, 0.95, temperature=1.25)]
+    assert best_curve([nearly, warm, hot]) is nearly
+    assert best_curve([cool, both, warm, hot]) is warm  # only the lowest temperature need not be the best
+    assert best_curve([nearly, nearly]) is nearly
 
 
 def test_curves_without_a_usable_point_have_no_best() -> None:

@@ -27,8 +27,18 @@ def calibration(**changes: Any) -> Calibration:
     return Calibration(**{**values, "solver": solver, "anchor": "gradient", "temperature": 1.5, **changes})
 
 
-def test_graph_models_that_adam_trained_here_are_held_by_gradients() -> None:
-    assert chosen_anchor(record(), FLAGS) == BY_ADAM
+OTHERS = [
+    ModelSpec(name="lightgcn"),
+    ModelSpec(name="lightgcn", loss="bpr"),
+    ModelSpec(name="mf", loss="bpr"),
+    ModelSpec(name="biased-mf"),
+    ModelSpec(name="neumf"),
+]
+
+
+@pytest.mark.parametrize("spec", OTHERS, ids=lambda spec: f"{spec.name}-{spec.loss}")
+def test_all_but_plain_factorisations_that_adam_trained_here_are_held_by_gradients(spec: ModelSpec) -> None:
+    assert chosen_anchor(record(spec=spec), FLAGS) == BY_ADAM
     assert BY_ADAM.scale == pytest.approx(1 / (0.002 * 30 * 40**0.5))
     assert BY_ADAM.default == 1.0
 
