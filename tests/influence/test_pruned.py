@@ -138,11 +138,11 @@ def test_a_pruned_product_leaves_residuals_and_loss_changes_as_they_are(case: Ca
     assert pruned.edges_per_product < exact.edges_per_product
 
 
-def test_edges_per_product_counts_examples_at_the_rows_and_graph_edges_among_them() -> None:
+def test_edges_per_product_counts_examples_at_the_rows_and_kept_graph_edges_among_them() -> None:
     selected, _ = reference.endpoint_masks(DEEP)
     _, objective = objective_of(DEEP, selected, product="pruned")
     inside = selected[DEEP.pairs]
-    graph = 2 * int((inside.all(1) & (DEEP.label > 0.5)).sum())
+    graph = 2 * int((inside.all(1) & (DEEP.label > 0.5) & ~DEEP.erased).sum())
     layers = len(DEEP.layer_weights) - 1
     assert objective.edges_per_product == int(inside.sum()) + 2 * layers * graph
 

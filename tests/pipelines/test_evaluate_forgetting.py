@@ -266,7 +266,14 @@ def test_a_plain_report_and_one_against_retraining_stand_side_by_side(tmp_path: 
     plain = json.loads((root / "reports" / "evaluate-000003" / "report.json").read_text())
     assert set(plain["methods"]) == {"original", "unlearned"}
     for name, figures in plain["methods"].items():
-        assert set(figures) == {*AUCS, "recall_at_20", "ndcg_at_20", "recovery_at_10", "recovery_at_20", "recovery_at_50"}
+        assert set(figures) == {
+            *AUCS,
+            "recall_at_20",
+            "ndcg_at_20",
+            "recovery_at_10",
+            "recovery_at_20",
+            "recovery_at_50",
+        }
         assert figures.items() <= compared["methods"][name].items()
 
 
