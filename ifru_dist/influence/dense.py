@@ -21,12 +21,11 @@ from ifru_dist.influence.communicator import Communicator
 from ifru_dist.influence.exchange import moving_exchange
 from ifru_dist.influence.forward import derivative_along
 from ifru_dist.influence.objective import CurvatureKind, RowValues
-from ifru_dist.influence.options import SolveOptions
+from ifru_dist.influence.problem import Problem
 from ifru_dist.influence.sampling import uniform
-from ifru_dist.influence.shard import DenseLayout, Shard, edges_of, index_of, make_block, row_counts, row_totals
+from ifru_dist.influence.shard import DenseLayout, Shard, edges_of, index_of, row_counts, row_totals
 from ifru_dist.influence.tuple_terms import Chunk, TupleTerms, TupleTermsAt, moving_index
-from ifru_dist.models.base import Dense, Model
-from ifru_dist.models.losses import Loss, tempered
+from ifru_dist.models.base import Dense
 
 _DIAGONAL_STRIDE = 16
 """One of so many examples of a chunk is read for the diagonal, which only preconditions."""
@@ -52,72 +51,47 @@ class DenseReader:
 class DenseShare:
     """The examples that the dense parameters of one batch are moved by."""
 
-    def __init__(
-        self,
-        shard: Shard,
-        layout: DenseLayout,
-        erased: Tensor,
-        positions: Tensor,
-        moves: Tensor,
-        model: Model,
-        communicator: Communicator,
-        loss: Loss,
-        share: float,
-    ) -> None:
+    def __init__(self, problem: Problem, layout: DenseLayout, positions: Tensor, moves: Tensor, share: float) -> None:
         """Choose the examples.
 
         Args:
-            shard: this worker's rows.
+            problem: the batch.
             layout: where the parameters lie.
-            erased: (e_shard,) bool.
             positions: (m,) selected rows, the dense ones among them.
             moves: (N,) bool: the rows that any worker selects.
-            model: its score.
-            communicator: all workers make this call together.
-            loss: of an example.
             share: of the kept examples without a selected row that are read, in (0, 1].
         """
-        self.model, self.loss, self.communicator = model, loss, communicator
-        self.layout, self._shard = layout, shard
+        shard, erased, self.layout, self._shard = problem.shard, problem.erased, layout, problem.shard
+        self.model, self.loss, self.communicator = problem.model, problem.loss, problem.communicator
         near = torch.repeat_interleave(torch.arange(len(shard.rows), device=erased.device), shard.degrees)
         assert shard.place is not None
         certain = moves[shard.rows[near]] | moves[shard.others].any(dim=1) | erased
         read = (shard.place == 0) & (certain | (uniform(shard.example) < share))
         own = torch.nonzero(row_counts(shard.indptr, read) > 0).flatten()
-        self.block = make_block(shard, erased, own, communicator, among=read)
+        self.block = problem.block(own, among=read)
         _, edges = edges_of(shard.indptr, own)
         sampled = (~certain).double()[edges[read[edges]]]
         scale = 1.0 + sampled * (1.0 / share - 1.0)
         self.factor, self.gone, self.kept = (
             part * scale for part in (self.block.factor, self.block.gone, self.block.kept)
         )
-        self.terms = TupleTerms(self.block, model, loss)
-        self.moving = moving_exchange(self.block, positions, moves, shard, communicator)
+        self.terms = TupleTerms(self.block, self.model, self.loss)
+        self.moving = moving_exchange(self.block, positions, moves, shard, self.communicator)
         among_selected = index_of(positions, len(shard.rows))
         near_moving = among_selected[self.block.positions][self.terms.near]
         self.index = moving_index(self.block, near_moving, self.moving.index, len(positions))
-        self.reader = DenseReader(shard, communicator)
+        self.reader = DenseReader(shard, self.communicator)
         self.held = torch.nonzero(shard.is_dense[positions]).flatten()
         """Where the own ones of the parameters' rows stand among the selected rows."""
         self._selected = positions
 
     @classmethod
-    def of_batch(
-        cls,
-        shard: Shard,
-        erased: Tensor,
-        positions: Tensor,
-        moves: Tensor,
-        model: Model,
-        communicator: Communicator,
-        options: SolveOptions,
-    ) -> Self | None:
+    def of_batch(cls, problem: Problem, positions: Tensor, moves: Tensor) -> Self | None:
         """The share of a batch; None where the parameters do not move."""
-        if shard.dense is None or options.dense == "frozen":
+        layout, options = problem.shard.dense, problem.options
+        if layout is None or options.dense == "frozen":
             return None
-        share = 1.0 if options.dense == "full" else options.dense_share
-        loss = tempered(model.loss, options.temperature)
-        return cls(shard, shard.dense, erased, positions, moves, model, communicator, loss, share)
+        return cls(problem, layout, positions, moves, 1.0 if options.dense == "full" else options.dense_share)
 
     def at(self, embeddings: Tensor) -> "DenseAt":
         """The examples at the own rows' embeddings (n, d)."""

@@ -5,17 +5,13 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ifru_dist.influence.communicator import Communicator
 from ifru_dist.influence.dense import DenseReader, DenseShare
 from ifru_dist.influence.exchange import moving_exchange, moving_mask
-from ifru_dist.influence.kernels import Kernels
 from ifru_dist.influence.objective import CurvatureKind, Outside, Point, RowValues
-from ifru_dist.influence.options import SolveOptions
+from ifru_dist.influence.problem import Problem
 from ifru_dist.influence.sampling import within_budget
-from ifru_dist.influence.shard import Block, Shard, make_block, row_counts, row_totals
-from ifru_dist.influence.terms import TermsAt, make_terms
-from ifru_dist.models.base import Model
-from ifru_dist.models.losses import tempered
+from ifru_dist.influence.shard import Block, row_counts, row_totals
+from ifru_dist.influence.terms import TermsAt
 
 
 class DirectObjective:
@@ -24,35 +20,13 @@ class DirectObjective:
     Where dense parameters move, too, examples of other rows are read for them: all, or a sample (DenseShare).
     """
 
-    def __init__(
-        self,
-        shard: Shard,
-        erased: Tensor,
-        selected: Tensor,
-        model: Model,
-        communicator: Communicator,
-        kernels: Kernels,
-        options: SolveOptions,
-    ) -> None:
-        """Prepare a batch.
-
-        Args:
-            shard: This worker's rows (n) and edges (e).
-            erased: (e,) bool.
-            selected: (n,) bool: the rows to move; no row that loses all its examples.
-            model: The model.
-            communicator: Exchanges with the other workers.
-            kernels: Edge loops.
-            options: ``product_dtype`` is the type of what curvature products of closed forms read at the far ends.
-                float32 halves what they read and what travels; it changes the matrix by a part in 10^7, which the next
-                Newton step corrects: residuals are always float64. ``dense_share`` is that of DenseShare.
-        """
-        self.shard, self.erased, self.model, self.options = shard, erased, model, options
-        self.communicator, self.kernels = communicator, kernels
+    def __init__(self, problem: Problem, selected: Tensor) -> None:
+        """Let rows (n,) bool move, none that loses all its examples."""
+        self.problem, shard, model = problem, problem.shard, problem.model
+        communicator, options = problem.communicator, problem.options
         self.positions = torch.nonzero(selected).flatten()
-        self.block = make_block(shard, erased, self.positions, communicator)
-        self._loss = tempered(model.loss, options.temperature)
-        self._terms = make_terms(self.block, model, self._loss, kernels)
+        self.block = problem.block(self.positions)
+        self._terms = problem.terms(self.block)
         own = shard.is_dense[self.positions].double()
         row_decay = model.l2_dense * own + model.l2_row * (1 - own)
         self.ridge = (model.l2 * row_totals(self.block.indptr, self.block.kept) + row_decay)[:, None]
@@ -61,7 +35,7 @@ class DirectObjective:
         self._moves = moving_mask(shard, self.positions, communicator)
         self.moving = moving_exchange(self.block, self.positions, self._moves, shard, communicator)
         self._dense = DenseReader(shard, communicator)
-        self.dense = DenseShare.of_batch(shard, erased, self.positions, self._moves, model, communicator, options)
+        self.dense = DenseShare.of_batch(problem, self.positions, self._moves)
         self.read, self.read_edges = within_budget(
             self.block, shard.degrees, self._moves, communicator, options.edge_budget
         )
@@ -69,16 +43,16 @@ class DirectObjective:
         dense_edges = 0 if self.dense is None else len(self.dense.block.label)
         self.edges_per_product = len(self.read.label) + dense_edges
         self.edges_per_residual = 2 * (len(self.block.label) + dense_edges)
-        self._read_terms = self._terms if self.read is self.block else make_terms(self.read, model, self._loss, kernels)
+        self._read_terms = self._terms if self.read is self.block else problem.terms(self.read)
         self.start = DirectPoint(self, shard.embeddings, self._state(self.block, shard.embeddings))
         self._tilt: Tensor | None = None
 
     def at(self, embeddings: Tensor) -> "DirectPoint":
         """The examples of the selected rows; only rows that moved travel."""
-        if embeddings is self.shard.embeddings:
+        if embeddings is self.problem.shard.embeddings:
             return self.start
         rows, halo = embeddings[self.positions], self.start.state.halo.clone()
-        halo[self.moving.halo] = self.communicator.gather_rows(self.moving.plan, rows)
+        halo[self.moving.halo] = self.problem.communicator.gather_rows(self.moving.plan, rows)
         return DirectPoint(self, embeddings, self._terms.at(rows, halo, self._dense.at(embeddings)))
 
     def start_gradient(self) -> Tensor:
@@ -95,13 +69,11 @@ class DirectObjective:
 
         Reads all edges of these rows once.
         """
-        shard, model, block = self.shard, self.model, self.block
-        if everywhere:
-            all_rows = torch.arange(len(shard.rows), device=self.erased.device)
-            block = make_block(shard, self.erased, all_rows, self.communicator)
-        halo = self.communicator.gather_rows(block.plan, shard.embeddings)
-        terms = make_terms(block, model, model.loss, self.kernels)
-        at = terms.at(shard.embeddings[block.positions], halo, self._dense.at(shard.embeddings))
+        problem, shard = self.problem, self.problem.shard
+        block = problem.block(problem.all_rows) if everywhere else self.block
+        halo = problem.communicator.gather_rows(block.plan, shard.embeddings)
+        rows, dense = shard.embeddings[block.positions], self._dense.at(shard.embeddings)
+        at = problem.untempered_terms(block).at(rows, halo, dense)
         squares = torch.zeros_like(shard.embeddings)
         squares[block.positions] = at.squares(block.factor)
         if self.start.dense is not None:
@@ -125,29 +97,29 @@ class DirectObjective:
         The diagonal is that of those edges, scaled up to all the edges of a row: reading the others would mean reading
         the neighbours' neighbours. Where dense parameters move, every row is a neighbour.
         """
-        shard = self.shard
-        fringe = torch.zeros(len(shard.rows), dtype=torch.bool, device=self.erased.device)
+        shard, model = self.problem.shard, self.problem.model
+        fringe = torch.zeros(len(shard.rows), dtype=torch.bool, device=shard.rows.device)
         fringe[self.block.plan.send] = True
         if self.dense is not None:
             fringe[:] = True
         fringe[self.positions] = False
         # Emptied rows are reset, not solved for; all other rows outside keep all their examples, so only the terms of
         # edges to rows that moved have changed, and the regularisers' have not.
-        fringe &= row_counts(shard.indptr, self.erased) == 0
+        fringe &= row_counts(shard.indptr, self.problem.erased) == 0
         fringe &= ~shard.is_dense
         positions = torch.nonzero(fringe).flatten()
         among = self._moves[shard.others].any(dim=1) if self.dense is None else None
-        block = make_block(shard, self.erased, positions, self.communicator, among)
+        block = self.problem.block(positions, among)
         before, after = (self._state(block, values) for values in (shard.embeddings, point.embeddings))
         residual = before.less(block.factor, after, block.factor)
-        read = after.curvature(block.factor, "gauss-newton", self.options.product_dtype).diagonal
+        read = after.curvature(block.factor, "gauss-newton", self.problem.options.product_dtype).diagonal
         edges, seen = shard.degrees[positions].double(), torch.diff(block.indptr).double().clamp(min=1)
-        ridge = self.model.l2 * shard.mass[positions] + self.model.l2_row
+        ridge = model.l2 * shard.mass[positions] + model.l2_row
         return Outside(positions, residual, read.mul_((edges / seen)[:, None]).add_(ridge[:, None]))
 
     def selecting(self, selected: Tensor) -> Self:
         """The same batch with other selected rows, (n,) bool."""
-        return type(self)(self.shard, self.erased, selected, self.model, self.communicator, self.kernels, self.options)
+        return type(self)(self.problem, selected)
 
     def read_state(self, point: "DirectPoint") -> TermsAt:
         """The examples that pruned products read, at a point."""
@@ -155,8 +127,8 @@ class DirectObjective:
 
     def _state(self, block: Block, embeddings: Tensor) -> TermsAt:
         """The examples of a block at the own rows' embeddings (n, d)."""
-        halo = self.communicator.gather_rows(block.plan, embeddings)
-        terms = self._terms if block is self.block else make_terms(block, self.model, self._loss, self.kernels)
+        halo = self.problem.communicator.gather_rows(block.plan, embeddings)
+        terms = self._terms if block is self.block else self.problem.terms(block)
         return terms.at(embeddings[block.positions], halo, self._dense.at(embeddings))
 
 
@@ -195,7 +167,7 @@ class DirectPoint:
         block = objective.block
         change = (self.state.loss() - start.state.loss()) * block.kept
         share = 1.0 / (1 + (objective.moving.index >= 0).sum(dim=1)).to(change.dtype)
-        return RowValues(objective.positions, objective.kernels.row_sums(block.indptr, change * share))
+        return RowValues(objective.positions, objective.problem.kernels.row_sums(block.indptr, change * share))
 
 
 class DirectCurvature:
@@ -206,7 +178,7 @@ class DirectCurvature:
         self._objective, index = objective, objective.moving.index
         block, state = (objective.read, objective.read_state(point)) if pruned else (objective.block, point.state)
         self._moving = index[objective.read_edges] if pruned else index
-        self._terms = state.curvature(block.kept, kind, objective.options.product_dtype)
+        self._terms = state.curvature(block.kept, kind, objective.problem.options.product_dtype)
         self._dense = None if point.dense is None else point.dense.curvature(kind)
         self.diagonal = self._terms.diagonal.add_(objective.ridge)
         if self._dense is not None:
@@ -222,8 +194,8 @@ class DirectCurvature:
     def product(self, vector: Tensor) -> Tensor:
         """The matrix times a vector on the selected rows (m, d); only selected rows travel."""
         objective = self._objective
-        sent = vector.to(objective.options.product_dtype) if objective.model.dot_product else vector
-        arriving = objective.communicator.gather_rows(objective.moving.plan, sent)
+        sent = vector.to(objective.problem.options.product_dtype) if objective.problem.model.dot_product else vector
+        arriving = objective.problem.communicator.gather_rows(objective.moving.plan, sent)
         if self._dense is None:
             image = self._terms.product(vector, arriving, self._moving)
         else:

@@ -10,46 +10,31 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ifru_dist.influence.communicator import Communicator
 from ifru_dist.influence.dense import DenseReader
-from ifru_dist.influence.kernels import Kernels
 from ifru_dist.influence.objective import Curvature, CurvatureKind, Outside, Point, RowValues
-from ifru_dist.influence.options import SolveOptions
+from ifru_dist.influence.problem import Problem
 from ifru_dist.influence.propagation import ShardedPropagation, links_of, normalised, spread_diagonal
 from ifru_dist.influence.pruned import PrunedCurvature, PrunedTerms
-from ifru_dist.influence.shard import Shard, make_block, row_totals
-from ifru_dist.influence.terms import TermsAt, make_terms
-from ifru_dist.models.base import Model
-from ifru_dist.models.losses import tempered
+from ifru_dist.influence.shard import row_totals
+from ifru_dist.influence.terms import TermsAt
 
 
 class PropagatedObjective:
     """A batch for a model on propagated embeddings. Dense parameters stay as they are."""
 
-    def __init__(
-        self,
-        shard: Shard,
-        erased: Tensor,
-        selected: Tensor,
-        model: Model,
-        communicator: Communicator,
-        kernels: Kernels,
-        options: SolveOptions,
-    ) -> None:
-        """Prepare a batch; the arguments are those of DirectObjective. ``options.product`` prunes products."""
+    def __init__(self, problem: Problem, selected: Tensor) -> None:
+        """Let rows (n,) bool move, none that loses all its examples. ``options.product`` prunes products."""
+        self.problem, shard, model = problem, problem.shard, problem.model
+        communicator, erased = problem.communicator, problem.erased
         assert shard.graph is not None
-        self.shard, self.model, self.erased, self.options = shard, model, erased, options
-        self.communicator, self.kernels = communicator, kernels
-        everything = torch.arange(len(shard.rows), device=erased.device)
-        self.block = block = make_block(shard, erased, everything, communicator)
-        self._loss = tempered(model.loss, options.temperature)
-        self._terms = make_terms(block, model, self._loss, kernels)
+        self.block = block = problem.block(problem.all_rows)
+        self._terms = problem.terms(block)
         self.dense = DenseReader(shard, communicator).at(shard.embeddings)
         graph, links = shard.graph, links_of(shard.graph, block.plan, len(communicator.ownership.rank))
         gone = torch.isin(graph.example, torch.unique(shard.example[erased]))
         self.before, self.after = (
             ShardedPropagation(
-                links, normalised(links, present, communicator), model.layer_weights, communicator, kernels
+                links, normalised(links, present, communicator), model.layer_weights, communicator, problem.kernels
             )
             for present in (torch.ones_like(gone), ~gone)
         )
@@ -67,19 +52,19 @@ class PropagatedObjective:
 
     def at(self, embeddings: Tensor) -> "PropagatedPoint":
         """All examples at the own rows' embeddings (n, d)."""
-        return self._anchor if embeddings is self.shard.embeddings else PropagatedPoint(self, embeddings)
+        return self._anchor if embeddings is self.problem.shard.embeddings else PropagatedPoint(self, embeddings)
 
     def start_gradient(self) -> Tensor:
         """Gradient of all examples before the batch on the graph before, regularisers included, (m, d)."""
         if self._tilt is None:
             by_output = self.start.gradient(self.block.factor)
-            factor = self.model.l2 * row_totals(self.block.indptr, self.block.factor)[:, None] + self._row_decay
-            self._tilt = self.before.apply(by_output) + factor * self.shard.embeddings
+            factor = self.problem.model.l2 * row_totals(self.block.indptr, self.block.factor)[:, None] + self._row_decay
+            self._tilt = self.before.apply(by_output) + factor * self.problem.shard.embeddings
         return self._tilt[self.positions]
 
     def start_squares(self, *, everywhere: bool = True) -> Tensor:
         """Of all own rows in any case: by the outputs, spread over the embeddings without terms between layers."""
-        terms = make_terms(self.block, self.model, self.model.loss, self.kernels)
+        terms = self.problem.untempered_terms(self.block)
         squares = terms.at(self.start.rows, self.start.halo, self.dense).squares(self.block.factor)
         return spread_diagonal(self.before, squares).mean(dim=1)
 
@@ -90,7 +75,7 @@ class PropagatedObjective:
     def outside(self, point: Point) -> Outside:
         """The residual and the diagonal on all rows that are not selected."""
         assert isinstance(point, PropagatedPoint)
-        free = torch.zeros(len(self.shard.rows), dtype=torch.bool, device=self.erased.device)
+        free = torch.zeros(len(self.problem.shard.rows), dtype=torch.bool, device=self.problem.erased.device)
         free[self._solved] = True
         free[self.positions] = False
         positions = torch.nonzero(free).flatten()
@@ -106,34 +91,20 @@ class PropagatedObjective:
     def outputs(self, propagation: ShardedPropagation, embeddings: Tensor) -> TermsAt:
         """The examples at the outputs that a graph makes of embeddings (n, d)."""
         rows = propagation.apply(embeddings)
-        return self._terms.at(rows, self.communicator.gather_rows(self.block.plan, rows), self.dense)
+        return self._terms.at(rows, self.problem.communicator.gather_rows(self.block.plan, rows), self.dense)
 
     def _select(self, selected: Tensor) -> None:
         """Let these rows (n,) bool move."""
         self.positions = torch.nonzero(selected).flatten()
         self.ridge = self.all_ridge[self.positions]
-        self.prunes = self.options.product == "pruned"
-        self.pruned = self._prune() if self.prunes else None
+        self.prunes = self.problem.options.product == "pruned"
+        self.pruned = PrunedTerms(self.problem, self.positions, self.after) if self.prunes else None
         self.edges_per_product = self._exact_edges if self.pruned is None else self.pruned.edges_per_product
-
-    def _prune(self) -> PrunedTerms:
-        """What the pruned products of the selected rows read."""
-        return PrunedTerms(
-            self.shard,
-            self.erased,
-            self.positions,
-            self.after,
-            self.model,
-            self._loss,
-            self.communicator,
-            self.kernels,
-            self.options.edge_budget,
-        )
 
     @property
     def _solved(self) -> Tensor:
         """(k,) positions of all rows but those that lost every example, and the dense parameters'."""
-        return torch.nonzero((self._left | (self.shard.degrees == 0)) & ~self.shard.is_dense).flatten()
+        return torch.nonzero((self._left | (self.problem.shard.degrees == 0)) & ~self.problem.shard.is_dense).flatten()
 
 
 class PropagatedPoint:
@@ -175,11 +146,11 @@ class PropagatedPoint:
     def loss_change(self) -> RowValues:
         """Changes of the kept examples' losses since E0 on the graph after, in equal shares at each of their rows."""
         objective = self._objective
-        block, anchor = objective.block, objective.at(objective.shard.embeddings)
+        block, anchor = objective.block, objective.at(objective.problem.shard.embeddings)
         share = 1.0 / (1 + block.cols.shape[1])
         change = share * (self.state.loss() - anchor.state.loss()) * block.kept
         everything = torch.arange(len(self.embeddings), device=change.device)
-        return RowValues(everything, objective.kernels.row_sums(block.indptr, change))
+        return RowValues(everything, objective.problem.kernels.row_sums(block.indptr, change))
 
     def diagonal(self) -> Tensor:
         """Approximate Gauss-Newton diagonal on all own rows (n, d): each layer by itself, no terms between layers."""
@@ -194,7 +165,7 @@ class PropagatedPoint:
         first, second = start.gradient(block.factor), now.gradient(block.kept)
         change = start.less(block.factor, now, block.kept)
         data = objective.before.less(first, objective.after, second, change)
-        before = objective.shard.embeddings
+        before = objective.problem.shard.embeddings
         return data.add_(objective.lost_ridge * before + objective.all_ridge * (before - self.embeddings))
 
 
@@ -214,9 +185,9 @@ class PropagatedCurvature:
     def product(self, vector: Tensor) -> Tensor:
         """P^T H P vector + the regularisers' term on the selected rows (m, d), where H is that of the outputs."""
         objective, block = self._objective, self._objective.block
-        spread = torch.zeros_like(objective.shard.embeddings)
+        spread = torch.zeros_like(objective.problem.shard.embeddings)
         spread[objective.positions] = vector
         change = objective.after.apply(spread)
-        far = objective.communicator.gather_rows(block.plan, change)
+        far = objective.problem.communicator.gather_rows(block.plan, change)
         image = self._terms.product(change, far, block.cols)
         return objective.after.apply(image)[objective.positions].addcmul_(objective.ridge, vector)

@@ -7,51 +7,32 @@ other outputs held fixed. Symmetric and positive semi-definite, but walks that l
 import torch
 from torch import Tensor
 
-from ifru_dist.influence.communicator import Communicator
 from ifru_dist.influence.exchange import moving_exchange, moving_mask
-from ifru_dist.influence.kernels import Kernels
 from ifru_dist.influence.objective import CurvatureKind
+from ifru_dist.influence.problem import Problem
 from ifru_dist.influence.propagation import ShardedPropagation, spread_diagonal
 from ifru_dist.influence.sampling import within_budget
-from ifru_dist.influence.shard import Shard, make_block
-from ifru_dist.influence.terms import TermsAt, make_terms
-from ifru_dist.models.base import Dense, Model
-from ifru_dist.models.losses import Loss
+from ifru_dist.influence.terms import TermsAt
+from ifru_dist.models.base import Dense
 
 
 class PrunedTerms:
     """The examples and graph edges that the products of one selection of rows (m) read."""
 
-    def __init__(
-        self,
-        shard: Shard,
-        erased: Tensor,
-        positions: Tensor,
-        after: ShardedPropagation,
-        model: Model,
-        loss: Loss,
-        communicator: Communicator,
-        kernels: Kernels,
-        edge_budget: int | None,
-    ) -> None:
-        """Choose them.
+    def __init__(self, problem: Problem, positions: Tensor, after: ShardedPropagation) -> None:
+        """Choose them, within ``options.edge_budget``.
 
         Args:
-            shard: this worker's rows (n).
-            erased: (e,) bool.
+            problem: the batch.
             positions: (m,) selected rows.
             after: propagation of the whole graph after the batch.
-            model: the model.
-            loss: of an example.
-            communicator: all workers make this call together.
-            kernels: edge loops.
-            edge_budget: examples' edges that all workers together may read in a product; None: all.
         """
+        shard, communicator = problem.shard, problem.communicator
         self.communicator = communicator
         moves = moving_mask(shard, positions, communicator)
-        whole = make_block(shard, erased, positions, communicator)
-        self.block, _ = within_budget(whole, shard.degrees, moves, communicator, edge_budget)
-        self._terms = make_terms(self.block, model, loss, kernels)
+        whole = problem.block(positions)
+        self.block, _ = within_budget(whole, shard.degrees, moves, communicator, problem.options.edge_budget)
+        self._terms = problem.terms(self.block)
         self.propagation = after.inside(positions, moves)
         self.moving = moving_exchange(self.block, positions, moves, shard, communicator)
 

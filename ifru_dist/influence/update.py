@@ -10,19 +10,16 @@ import torch
 from torch import Tensor
 
 from ifru_dist.influence.cg import Solution
-from ifru_dist.influence.communicator import Communicator
 from ifru_dist.influence.damping import gradient_damping, row_damping
 from ifru_dist.influence.direct import DirectObjective
 from ifru_dist.influence.importance import endpoints, select_by_degree, select_by_step
-from ifru_dist.influence.kernels import Kernels
 from ifru_dist.influence.newton import Goal, TiltedObjective, minimise
 from ifru_dist.influence.objective import Objective, Outside, Point, RowValues
-from ifru_dist.influence.options import AUTO_ROWS, USABLE, SolveOptions, Status
+from ifru_dist.influence.options import AUTO_ROWS, USABLE, Status
 from ifru_dist.influence.outcome import Outcome, Round
+from ifru_dist.influence.problem import Problem
 from ifru_dist.influence.propagated import PropagatedObjective
 from ifru_dist.influence.reduction import Reduction
-from ifru_dist.influence.shard import Shard
-from ifru_dist.models.base import Model
 
 _LOOSE = 0.1
 """Tolerance of rounds that others may follow."""
@@ -35,57 +32,35 @@ _MARGIN = 0.5
 """Rows enter until the rest is this far under the tolerance: those that enter raise the rest a little as they move."""
 
 
-def make_objective(
-    shard: Shard,
-    erased: Tensor,
-    selected: Tensor,
-    model: Model,
-    communicator: Communicator,
-    kernels: Kernels,
-    options: SolveOptions,
-) -> Objective:
-    """The objective of a batch for the kind of model that it is for; the arguments are those of DirectObjective."""
-    kind = DirectObjective if len(model.layer_weights) == 1 else PropagatedObjective
-    return kind(shard, erased, selected, model, communicator, kernels, options)
+def make_objective(problem: Problem, selected: Tensor) -> Objective:
+    """The objective of a batch whose selected rows (n,) bool move, for the kind of model that it is for."""
+    kind = DirectObjective if len(problem.model.layer_weights) == 1 else PropagatedObjective
+    return kind(problem, selected)
 
 
 class Batch:
     """One batch on one worker, prepared once for any damping. All workers make the same calls."""
 
-    def __init__(
-        self,
-        shard: Shard,
-        erased: Tensor,
-        model: Model,
-        communicator: Communicator,
-        kernels: Kernels,
-        options: SolveOptions,
-        partitions: int,
-    ) -> None:
+    def __init__(self, problem: Problem, partitions: int) -> None:
         """Select the first round's rows and prepare their examples.
 
         Args:
-            shard: This worker's rows before the batch.
-            erased: (e,) bool: the shard's edges whose examples go.
-            model: Score, loss and regulariser.
-            communicator: Exchanges with the other workers.
-            kernels: Edge loops.
-            options: How to solve; ``solve`` is given the damping.
+            problem: The batch; ``solve`` is given the damping.
             partitions: Virtual partitions, the unit in which sums are formed.
         """
         self._clock = self._prepared = _Clock()
-        sent = communicator.bytes_sent
-        self._shard, self._erased, self._options, self._communicator = shard, erased, options, communicator
-        self._reduction = Reduction(communicator, kernels, shard.partition, partitions)
+        shard, communicator, sent = problem.shard, problem.communicator, problem.communicator.bytes_sent
+        self._shard, self._erased, self._options = shard, problem.erased, problem.options
+        self._communicator = communicator
+        self._reduction = Reduction(communicator, problem.kernels, shard.partition, partitions)
         with self._clock("subgraph"):
             self._selected = self._first_rows()
         with self._clock("gradient"):
-            kind = DirectObjective if len(model.layer_weights) == 1 else PropagatedObjective
-            self._objective: Objective = kind(shard, erased, self._selected, model, communicator, kernels, options)
+            self._objective = make_objective(problem, self._selected)
             self._start_norm = self._norm(self._objective.start_residual())
             self._tilt_norm = self._norm(RowValues(self._objective.positions, self._objective.start_gradient()))
             self._room = self._row_budget()
-            self._squares = None if options.anchor == "degree" else self._start_squares()
+            self._squares = None if problem.options.anchor == "degree" else self._start_squares()
         self._bytes_prepared = communicator.bytes_sent - sent
 
     def solve(self, damping: float) -> Outcome:

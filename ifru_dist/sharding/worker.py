@@ -15,6 +15,7 @@ from ifru_dist.influence.communicator import Communicator, LocalCommunicator
 from ifru_dist.influence.kernels import kernels_for
 from ifru_dist.influence.options import SolveOptions
 from ifru_dist.influence.outcome import Outcome
+from ifru_dist.influence.problem import Problem
 from ifru_dist.influence.shard import edges_of
 from ifru_dist.influence.update import Batch
 from ifru_dist.models.factory import build_model
@@ -180,7 +181,15 @@ class Worker:
         goes[torch.from_numpy(examples).to(self.device)] = True
         erased = goes[self._shard.example]
         partitions = self._layout.partitions + (self._shard.dense is not None)
-        return Batch(self._shard, erased, self._model, self._communicator, self._kernels, options, partitions)
+        problem = Problem(
+            shard=self._shard,
+            erased=erased,
+            model=self._model,
+            communicator=self._communicator,
+            kernels=self._kernels,
+            options=options,
+        )
+        return Batch(problem, partitions)
 
 
 def _on_host(outcome: Outcome, dtype: torch.dtype) -> Outcome:

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from ifru_dist.influence.communicator import LocalCommunicator
-from ifru_dist.influence.kernels import Kernels
+from ifru_dist.influence.communicator import Communicator, LocalCommunicator
 from ifru_dist.influence.kernels_numba import NumbaKernels
 from ifru_dist.influence.options import SolveOptions
 from ifru_dist.influence.outcome import Outcome
+from ifru_dist.influence.problem import Problem
 from ifru_dist.influence.shard import DenseLayout, Graph, Shard
 from ifru_dist.influence.update import Batch, make_objective
 from ifru_dist.models.base import Model
@@ -92,8 +92,17 @@ def whole(case: TupleCase, model: Model) -> tuple[Shard, Tensor, LocalCommunicat
 def objective_of(case: TupleCase, model: Model, selected: Tensor, options: SolveOptions):
     """The shard and the objective of a single worker, for a mask over global rows, the dense ones behind the others."""
     shard, erased, communicator = whole(case, model)
-    kernels = NumbaKernels()
-    return shard, make_objective(shard, erased, selected[shard.rows], model, communicator, kernels, options)
+    problem = problem_of(shard, erased, model, communicator, options)
+    return shard, make_objective(problem, selected[shard.rows])
+
+
+def problem_of(
+    shard: Shard, erased: Tensor, model: Model, communicator: Communicator, options: SolveOptions
+) -> Problem:
+    """A worker's share of a case."""
+    return Problem(
+        shard=shard, erased=erased, model=model, communicator=communicator, kernels=NumbaKernels(), options=options
+    )
 
 
 def unlearn(case: TupleCase, model: Model, options: SolveOptions, workers: int = 1) -> Tensor:
@@ -103,14 +112,13 @@ def unlearn(case: TupleCase, model: Model, options: SolveOptions, workers: int =
 
 def outcomes_of(case: TupleCase, model: Model, options: SolveOptions, workers: int = 1) -> list[Outcome]:
     """What each worker gives back."""
-    kernels: Kernels = NumbaKernels()
     owned = [list(range(rank, case.partitions, workers)) for rank in range(workers)]
     parts = [shard_of(case, model, owned[rank], last=rank == workers - 1) for rank in range(workers)]
     partitions = case.partitions + bool(case.dense)
 
     def solve(rank: int, communicator: ThreadCommunicator) -> Outcome:
         shard, erased = parts[rank]
-        return Batch(shard, erased, model, communicator, kernels, options, partitions).solve(options.damping)
+        return Batch(problem_of(shard, erased, model, communicator, options), partitions).solve(options.damping)
 
     return run_workers([shard.rows for shard, _ in parts], solve)
 

@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor
 
-from ifru_dist.influence.communicator import LocalCommunicator
+from ifru_dist.influence.communicator import Communicator, LocalCommunicator
 from ifru_dist.influence.kernels import Kernels
 from ifru_dist.influence.kernels_numba import NumbaKernels
 from ifru_dist.influence.options import SolveOptions
 from ifru_dist.influence.outcome import Outcome
+from ifru_dist.influence.problem import Problem
 from ifru_dist.influence.shard import Graph, Shard
 from ifru_dist.influence.update import Batch, make_objective
 from ifru_dist.models.base import Dense, Model
@@ -71,15 +72,34 @@ def objective_of(case: Case, selected: Tensor, kernels: Kernels | None = None, *
     """The shard and the objective of a batch whose selected rows are a mask over global rows; exact products."""
     shard, erased = shard_of(case)
     exact = SolveOptions(**{"damping": 0.3, "product_dtype": torch.float64, "product": "exact", **options})
-    arguments = (DotProduct(case), communicator_of(shard), kernels or NumbaKernels(), exact)
-    return shard, make_objective(shard, erased, selected[shard.rows], *arguments)
+    problem = problem_of(case, shard, erased, communicator_of(shard), exact, kernels)
+    return shard, make_objective(problem, selected[shard.rows])
+
+
+def problem_of(
+    case: Case,
+    shard: Shard,
+    erased: Tensor,
+    communicator: Communicator,
+    options: SolveOptions,
+    kernels: Kernels | None = None,
+) -> Problem:
+    """A worker's share of a case."""
+    return Problem(
+        shard=shard,
+        erased=erased,
+        model=DotProduct(case),
+        communicator=communicator,
+        kernels=kernels or NumbaKernels(),
+        options=options,
+    )
 
 
 def unlearn(case: Case, options: SolveOptions, kernels: Kernels | None = None) -> Outcome:
     """A case solved by a single worker."""
     shard, erased = shard_of(case)
-    communicator, kernels = communicator_of(shard), kernels or NumbaKernels()
-    batch = Batch(shard, erased, DotProduct(case), communicator, kernels, options, case.partitions)
+    problem = problem_of(case, shard, erased, communicator_of(shard), options, kernels)
+    batch = Batch(problem, case.partitions)
     return batch.solve(options.damping)
 
 

@@ -5,11 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ifru_dist.influence.kernels_numba import NumbaKernels
 from ifru_dist.influence.options import SolveOptions
 from ifru_dist.influence.outcome import Outcome
 from ifru_dist.influence.update import Batch
-from tests.influence.local import DotProduct, shard_of
+from tests.influence.local import problem_of, shard_of
 from tests.influence.reference import Case, random_case
 from tests.influence.threads import ThreadCommunicator, run_workers
 
@@ -42,7 +41,7 @@ def solve(case: Case, workers: int, options: SolveOptions) -> tuple[torch.Tensor
 
     def work(rank: int, communicator: ThreadCommunicator) -> Outcome:
         shard, erased = shards[rank]
-        batch = Batch(shard, erased, DotProduct(case), communicator, NumbaKernels(), options, PARTITIONS)
+        batch = Batch(problem_of(case, shard, erased, communicator, options), PARTITIONS)
         return batch.solve(options.damping)
 
     outcomes = run_workers([shard.rows for shard, _ in shards], work)

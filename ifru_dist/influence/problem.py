@@ -1,0 +1,56 @@
+"""One batch on one worker, before it is said which rows move."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ifru_dist.influence.communicator import Communicator
+from ifru_dist.influence.kernels import Kernels
+from ifru_dist.influence.options import SolveOptions
+from ifru_dist.influence.shard import Block, Shard, make_block
+from ifru_dist.influence.terms import Terms, make_terms
+from ifru_dist.models.base import Model
+from ifru_dist.models.losses import Loss, tempered
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What goes from which rows, and what it is computed with. All workers make the same calls."""
+
+    shard: Shard
+    """This worker's rows (n) before the batch, and their edges (e)."""
+    erased: Tensor
+    """(e,) bool: the edges whose examples go."""
+    model: Model
+    """Score, loss and regularisers."""
+    communicator: Communicator
+    """Exchanges with the other workers."""
+    kernels: Kernels
+    """Edge loops."""
+    options: SolveOptions
+    """How to solve. ``product_dtype`` is the type of what curvature products of closed forms read at the far ends:
+    float32 halves what they read and what travels, and changes the matrix by a part in 10^7, which the next Newton step
+    corrects, as residuals are always float64."""
+
+    @property
+    def loss(self) -> Loss:
+        """The loss at the options' temperature."""
+        return tempered(self.model.loss, self.options.temperature)
+
+    @property
+    def all_rows(self) -> Tensor:
+        """(n,) positions of all own rows."""
+        return torch.arange(len(self.shard.rows), device=self.erased.device)
+
+    def block(self, positions: Tensor, among: Tensor | None = None) -> Block:
+        """The own rows at some positions (m,), with all their edges or those that a mask (e,) selects."""
+        return make_block(self.shard, self.erased, positions, self.communicator, among)
+
+    def terms(self, block: Block) -> Terms:
+        """The losses of a block's examples."""
+        return make_terms(block, self.model, self.loss, self.kernels)
+
+    def untempered_terms(self, block: Block) -> Terms:
+        """The losses as the model was trained with them."""
+        return make_terms(block, self.model, self.model.loss, self.kernels)
