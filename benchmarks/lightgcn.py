@@ -51,14 +51,13 @@ def _stationary(layers: int, bound: float, prototype: str) -> Case:
 
 def _stationary_figures() -> Mapping[str, Mapping[str, Figure]]:
     """Those of the models, and of an erasure without the spillover."""
-    shown = figures(flipped=True)
-    unlearned = {name: figure for name, figure in shown["unlearned"].items() if name != "calibration's gap"}
+    shown = figures(flipped=True, calibrated=False)
     direct: dict[str, Figure] = {
         "rho": lambda run: run["direct"]["rho"],
         "gap, erased": lambda run: run["direct"]["logit_gap_erased"],
         "gap, test": lambda run: run["direct"]["logit_gap_test"],
     }
-    return {**shown, "unlearned": {**unlearned, **_shares()}, "direct influence only, minimised": direct}
+    return {**shown, "unlearned": {**shown["unlearned"], **_shares()}, "direct influence only, minimised": direct}
 
 
 def _evaluated(name: str, protocol: Protocol, share: float, training: tuple[Any, ...], *, flipped: bool) -> Case:

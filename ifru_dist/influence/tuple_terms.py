@@ -163,8 +163,8 @@ class TupleTermsAt:
         )
 
     def curvature(self, weight: Tensor, kind: CurvatureKind, dtype: torch.dtype) -> "TupleCurvature":
-        """Second derivatives; products read float64 whatever ``dtype`` says."""
-        return TupleCurvature(self, weight, kind)
+        """Second derivatives."""
+        return TupleCurvature(self, weight, kind, dtype)
 
     def _given(self, chunk: Chunk, weight: Tensor) -> Tensor:
         """What a chunk's examples give to their edges' own rows, (edges, d)."""
@@ -179,13 +179,13 @@ class TupleTermsAt:
 class TupleCurvature:
     """The Gauss-Newton matrix or the Hessian of weighted losses of tuples."""
 
-    def __init__(self, at: TupleTermsAt, weight: Tensor, kind: CurvatureKind) -> None:
-        """At one place. The scores' derivatives are kept where they fit into CACHED_NUMBERS."""
-        self._at, terms = at, at.terms
+    def __init__(self, at: TupleTermsAt, weight: Tensor, kind: CurvatureKind, dtype: torch.dtype) -> None:
+        """At one place. The scores' derivatives are kept, in a type, where they fit into CACHED_NUMBERS."""
+        self._at, self._dtype, terms = at, dtype, at.terms
         self._weight = terms.loss.curvature(at.score, terms.block.label) * weight
         self._error = at.error * weight if kind == "hessian" else None
         fits = terms.index.numel() * at.rows.shape[1] <= CACHED_NUMBERS
-        self._jacobians = {chunk.edges.start: at.jacobian(chunk) for chunk in terms.chunks} if fits else None
+        self._jacobians = {chunk.edges.start: at.jacobian(chunk).to(dtype) for chunk in terms.chunks} if fits else None
         self._index: tuple[Tensor, Tensor] | None = None
         self.diagonal = terms.row_sums(at.rows, self._squares)
 
@@ -195,28 +195,32 @@ class TupleCurvature:
     def product(self, vector: Tensor, arriving: Tensor, moving: Tensor, dense: Dense | None = None) -> Tensor:
         """See TermsCurvature."""
         index = self._moving_index(moving)
-        values = torch.cat([vector, arriving.to(vector.dtype), vector.new_zeros(1, vector.shape[1])])
+        zeros = vector.new_zeros(1, vector.shape[1])
+        values = torch.cat([vector, arriving.to(vector.dtype), zeros]).to(self._dtype)
         return self._at.terms.row_sums(vector, lambda chunk: self._given(chunk, values[index[chunk.edges]], dense))
 
     def _given(self, chunk: Chunk, change: Tensor, dense: Dense | None) -> Tensor:
         """What a change of a chunk's rows (edges, a, d) gives to its edges' own rows, (edges, d)."""
         jacobian, own = self._jacobian(chunk), self._at.terms.own
-        scores = (jacobian * change).sum((1, 2))
+        scores = (jacobian * change).sum((1, 2)).double()
         if dense is not None:
             scores = scores + self._at.score_change(chunk, dense)
         given = (self._weight[chunk.edges] * scores)[:, None] * own(jacobian, chunk)
         if self._error is not None:
-            given = given + self._error[chunk.edges, None] * own(self._at.turned(chunk, change, dense), chunk)
+            turned = self._at.turned(chunk, change.double(), dense)
+            given = given + self._error[chunk.edges, None] * own(turned, chunk)
         return given
 
     def _squares(self, chunk: Chunk) -> Tensor:
         """Squared derivatives of a chunk's scores by the edges' own rows, weighted, (edges, d)."""
         own = self._at.terms.own(self._jacobian(chunk), chunk)
-        return self._weight[chunk.edges, None] * own.square()
+        return self._weight[chunk.edges, None] * own.double().square()
 
     def _jacobian(self, chunk: Chunk) -> Tensor:
         """Derivatives of a chunk's scores, as kept or computed again."""
-        return self._at.jacobian(chunk) if self._jacobians is None else self._jacobians[chunk.edges.start]
+        if self._jacobians is None:
+            return self._at.jacobian(chunk).to(self._dtype)
+        return self._jacobians[chunk.edges.start]
 
     def _moving_index(self, moving: Tensor) -> Tensor:
         """Indices (e, a) of the rows' changes among those of the own rows, the far ends that move, and a zero row."""
