@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from ifru_dist.models.parameters import Parameters
 from ifru_dist.models.spec import ModelSpec
@@ -11,7 +12,13 @@ from ifru_dist.pipelines.export import ExportConfig, export
 from ifru_dist.training.tensor_files import Arrays, read_arrays
 from ifru_dist.workspace.commits import NewModel, commit_model
 from ifru_dist.workspace.version import Version, open_version
-from tests.pipelines.small import SIZES
+from tests.pipelines.small import SIZES, small_interactions
+
+MODELS = pytest.mark.parametrize("model", ["mf", "lightgcn"])
+SUFFIXES = pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".pt"])
+USERS, ITEMS = SIZES
+ROWS = small_interactions().rows
+ITEM = int(ROWS[7, 1]) - USERS
 
 
 def exported(root: Path, **changes: Any) -> Arrays:

@@ -18,25 +18,29 @@ from ifru_dist.pipelines.export import ExportConfig, export
 from ifru_dist.training.imported import load_embeddings
 from ifru_dist.training.tensor_files import read_arrays
 from ifru_dist.workspace.store import Workspace
-from tests.pipelines.exports import exported, named_values, retrained, values_of
+from tests.pipelines.exports import (
+    ITEM,
+    ITEMS,
+    MODELS,
+    ROWS,
+    SUFFIXES,
+    USERS,
+    exported,
+    named_values,
+    retrained,
+    values_of,
+)
 from tests.pipelines.small import (
     BUSY,
     SIZES,
     erase,
     pair,
-    small_interactions,
     small_workspace,
     tree,
     whole_item,
     whole_user,
 )
 from tests.workspaces import item_id, make_workspace, user_id
-
-MODELS = pytest.mark.parametrize("model", ["mf", "lightgcn"])
-SUFFIXES = pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".pt"])
-USERS, ITEMS = SIZES
-ROWS = small_interactions().rows
-ITEM = int(ROWS[7, 1]) - USERS
 
 
 def refuse(root: Path, error: type[IfruError], *expected: str, **changes: Any) -> None:

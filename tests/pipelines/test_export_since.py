@@ -9,7 +9,18 @@ from ifru_dist.errors import IfruError
 from ifru_dist.pipelines.export import TableRows, changed_rows
 from ifru_dist.training.imported import load_embeddings
 from ifru_dist.workspace.version import Version
-from tests.pipelines.exports import exported, named_rows, named_values, retrained, values_of
+from tests.pipelines.exports import (
+    ITEM,
+    MODELS,
+    ROWS,
+    SUFFIXES,
+    USERS,
+    exported,
+    named_rows,
+    named_values,
+    retrained,
+    values_of,
+)
 from tests.pipelines.small import (
     BUSY,
     SIZES,
@@ -21,13 +32,6 @@ from tests.pipelines.small import (
     whole_user,
 )
 from tests.workspaces import item_id, user_id
-
-MODELS = pytest.mark.parametrize("model", ["mf", "lightgcn"])
-SUFFIXES = pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".pt"])
-USERS, ITEMS = SIZES
-ROWS = small_interactions().rows
-ITEM = int(ROWS[7, 1]) - USERS
-
 
 # ---------------------------------------------------------------------------------------------------------------- since
 
