@@ -69,18 +69,22 @@ class DirectObjective:
 
         Reads all edges of these rows once.
         """
-        problem, shard = self.problem, self.problem.shard
-        block = problem.block(problem.all_rows) if everywhere else self.block
-        halo = problem.communicator.gather_rows(block.plan, shard.embeddings)
-        rows, dense = shard.embeddings[block.positions], self._dense.at(shard.embeddings)
-        at = problem.untempered_terms(block).at(rows, halo, dense)
+        problem, shard, block, at = self.problem, self.problem.shard, self.block, self.start.state
+        if everywhere or problem.options.temperature != 1:
+            block = problem.block(problem.all_rows) if everywhere else block
+            halo = problem.communicator.gather_rows(block.plan, shard.embeddings)
+            rows, dense = shard.embeddings[block.positions], self._dense.at(shard.embeddings)
+            at = problem.untempered_terms(block).at(rows, halo, dense)
         squares = torch.zeros_like(shard.embeddings)
         squares[block.positions] = at.squares(block.factor)
         if self.start.dense is not None:
             selected = squares[self.positions]
             self.start.dense.add_squares(selected)
             squares[self.positions] = selected
-        return squares.mean(dim=1)
+        columns = torch.full_like(squares[:, 0], squares.shape[1])
+        if shard.dense is not None:  # the last of their rows is filled up with zeros
+            columns[shard.is_dense] = shard.dense.filled(shard.rows[shard.is_dense]).double()
+        return squares.sum(dim=1) / columns
 
     def start_residual(self) -> RowValues:
         """The residual before the update: not zero only at the endpoints, all of which are selected, and the dense."""
@@ -111,11 +115,14 @@ class DirectObjective:
         among = self._moves[shard.others].any(dim=1) if self.dense is None else None
         block = self.problem.block(positions, among)
         before, after = (self._state(block, values) for values in (shard.embeddings, point.embeddings))
-        residual = before.less(block.factor, after, block.factor)
-        read = after.curvature(block.factor, "gauss-newton", self.problem.options.product_dtype).diagonal
-        edges, seen = shard.degrees[positions].double(), torch.diff(block.indptr).double().clamp(min=1)
-        ridge = model.l2 * shard.mass[positions] + model.l2_row
-        return Outside(positions, residual, read.mul_((edges / seen)[:, None]).add_(ridge[:, None]))
+
+        def diagonal() -> Tensor:
+            read = after.curvature(block.factor, "gauss-newton", self.problem.options.product_dtype).diagonal
+            edges, seen = shard.degrees[positions].double(), torch.diff(block.indptr).double().clamp(min=1)
+            ridge = model.l2 * shard.mass[positions] + model.l2_row
+            return read.mul_((edges / seen)[:, None]).add_(ridge[:, None])
+
+        return Outside(positions, before.less(block.factor, after, block.factor), diagonal)
 
     def selecting(self, selected: Tensor) -> Self:
         """The same batch with other selected rows, (n,) bool."""

@@ -93,7 +93,7 @@ def select_by_step(
         allowed_norm: ||r|| that may be left on rows which are not selected.
         row_budget: Rows over all workers at most.
     """
-    curvature = outside.diagonal + damping[outside.positions][:, None]
+    curvature = outside.diagonal() + damping[outside.positions][:, None]
     step = outside.residual / torch.where(curvature > 0, curvature, 1.0)
     norm2 = outside.residual.square().sum(1)
     ranked = _ranked(shard, outside.positions, step.norm(dim=1), norm2, communicator)

@@ -4,6 +4,7 @@ The tilted objective of one batch, its residual and its Newton steps are those o
 Shapes: n own rows of a worker, m selected ones, d dimensions.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, Self
 
@@ -44,8 +45,9 @@ class Outside:
     """(k,) positions in the shard, ascending."""
     residual: Tensor
     """(k, d)."""
-    diagonal: Tensor
-    """(k, d): an estimate of the Gauss-Newton diagonal, not negative; it only ranks the rows."""
+    diagonal: Callable[[], Tensor]
+    """(k, d): an estimate of the Gauss-Newton diagonal, not negative; it only ranks the rows, and is computed
+    where that is asked for, by all workers together."""
 
 
 class Point(Protocol):

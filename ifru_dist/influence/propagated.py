@@ -79,7 +79,7 @@ class PropagatedObjective:
         free[self._solved] = True
         free[self.positions] = False
         positions = torch.nonzero(free).flatten()
-        return Outside(positions, point.everywhere()[positions], point.diagonal()[positions])
+        return Outside(positions, point.everywhere()[positions], lambda: point.diagonal()[positions])
 
     def selecting(self, selected: Tensor) -> Self:
         """The same batch with other selected rows, (n,) bool."""

@@ -45,6 +45,10 @@ class DenseLayout:
         """Rows that hold them, the last one filled up with zeros."""
         return -(-self.size // self.width)
 
+    def filled(self, rows: Tensor) -> Tensor:
+        """Columns (n,) that hold parameters in some of their global rows (n,); all but the last row are full."""
+        return (self.size - (rows - self.first_row) * self.width).clamp(max=self.width)
+
     def pack(self, dense: Mapping[str, Tensor]) -> Tensor:
         """The parameters as rows (rows, width), float64."""
         flat = [dense[name].double().flatten() for name in self.shapes]

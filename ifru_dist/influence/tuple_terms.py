@@ -23,8 +23,9 @@ from ifru_dist.models.base import Dense, Model
 from ifru_dist.models.losses import Loss
 
 CHUNK_EDGES = 1 << 13
-CACHED_NUMBERS = 1 << 27
-"""Derivatives of scores that a curvature keeps at most, 1 GiB; past it they are computed anew in every product."""
+CACHED_NUMBERS = 1 << 26
+"""Numbers of a block's derivatives that are kept at a place, 512 MiB; where they are more they are computed whenever
+they are asked for."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,8 @@ class TupleTermsAt:
         """With rows (m, d), far ends (h, d) and dense parameters."""
         self.terms, self.rows, self.halo, self.dense = terms, rows, halo, dense
         self._values = torch.cat([rows, halo])
+        fits = terms.index.numel() * rows.shape[1] <= CACHED_NUMBERS
+        self._jacobians: dict[int, Tensor] | None = {} if fits else None
         with torch.no_grad():
             parts = [self._score(self.gathered(chunk)) for chunk in terms.chunks]
         self.score = torch.cat(parts) if parts else rows.new_zeros(0)
@@ -120,8 +123,12 @@ class TupleTermsAt:
         return self._values[self.terms.index[chunk.edges]]
 
     def jacobian(self, chunk: Chunk) -> Tensor:
-        """Derivatives of a chunk's scores by all their rows, (edges, a, d)."""
-        return torch.func.grad(lambda rows: self._score(rows).sum())(self.gathered(chunk))
+        """Derivatives of a chunk's scores by all their rows, (edges, a, d); kept where they are few enough."""
+        if self._jacobians is None:
+            return self._jacobian(chunk)
+        if chunk.edges.start not in self._jacobians:
+            self._jacobians[chunk.edges.start] = self._jacobian(chunk)
+        return self._jacobians[chunk.edges.start]
 
     def turned(self, chunk: Chunk, change: Tensor, dense: Dense | None) -> Tensor:
         """Derivatives of ``jacobian`` along a change of the rows (edges, a, d) and of the dense parameters."""
@@ -163,13 +170,17 @@ class TupleTermsAt:
         )
 
     def curvature(self, weight: Tensor, kind: CurvatureKind, dtype: torch.dtype) -> "TupleCurvature":
-        """Second derivatives."""
-        return TupleCurvature(self, weight, kind, dtype)
+        """Second derivatives; products read float64 whatever ``dtype`` says."""
+        return TupleCurvature(self, weight, kind)
 
     def _given(self, chunk: Chunk, weight: Tensor) -> Tensor:
         """What a chunk's examples give to their edges' own rows, (edges, d)."""
         factor = (self.error * weight)[chunk.edges, None]
         return factor * self.terms.own(self.jacobian(chunk), chunk)
+
+    def _jacobian(self, chunk: Chunk) -> Tensor:
+        """``jacobian``, computed."""
+        return torch.func.grad(lambda rows: self._score(rows).sum())(self.gathered(chunk))
 
     def _score(self, rows: Tensor) -> Tensor:
         """Scores of gathered rows (edges, a, d)."""
@@ -179,13 +190,11 @@ class TupleTermsAt:
 class TupleCurvature:
     """The Gauss-Newton matrix or the Hessian of weighted losses of tuples."""
 
-    def __init__(self, at: TupleTermsAt, weight: Tensor, kind: CurvatureKind, dtype: torch.dtype) -> None:
-        """At one place. The scores' derivatives are kept, in a type, where they fit into CACHED_NUMBERS."""
-        self._at, self._dtype, terms = at, dtype, at.terms
+    def __init__(self, at: TupleTermsAt, weight: Tensor, kind: CurvatureKind) -> None:
+        """At one place."""
+        self._at, terms = at, at.terms
         self._weight = terms.loss.curvature(at.score, terms.block.label) * weight
         self._error = at.error * weight if kind == "hessian" else None
-        fits = terms.index.numel() * at.rows.shape[1] <= CACHED_NUMBERS
-        self._jacobians = {chunk.edges.start: at.jacobian(chunk).to(dtype) for chunk in terms.chunks} if fits else None
         self._index: tuple[Tensor, Tensor] | None = None
         self.diagonal = terms.row_sums(at.rows, self._squares)
 
@@ -195,32 +204,25 @@ class TupleCurvature:
     def product(self, vector: Tensor, arriving: Tensor, moving: Tensor, dense: Dense | None = None) -> Tensor:
         """See TermsCurvature."""
         index = self._moving_index(moving)
-        zeros = vector.new_zeros(1, vector.shape[1])
-        values = torch.cat([vector, arriving.to(vector.dtype), zeros]).to(self._dtype)
+        values = torch.cat([vector, arriving.to(vector.dtype), vector.new_zeros(1, vector.shape[1])])
         return self._at.terms.row_sums(vector, lambda chunk: self._given(chunk, values[index[chunk.edges]], dense))
 
     def _given(self, chunk: Chunk, change: Tensor, dense: Dense | None) -> Tensor:
         """What a change of a chunk's rows (edges, a, d) gives to its edges' own rows, (edges, d)."""
-        jacobian, own = self._jacobian(chunk), self._at.terms.own
-        scores = (jacobian * change).sum((1, 2)).double()
+        jacobian, own = self._at.jacobian(chunk), self._at.terms.own
+        scores = (jacobian * change).sum((1, 2))
         if dense is not None:
             scores = scores + self._at.score_change(chunk, dense)
         given = (self._weight[chunk.edges] * scores)[:, None] * own(jacobian, chunk)
         if self._error is not None:
-            turned = self._at.turned(chunk, change.double(), dense)
+            turned = self._at.turned(chunk, change, dense)
             given = given + self._error[chunk.edges, None] * own(turned, chunk)
         return given
 
     def _squares(self, chunk: Chunk) -> Tensor:
         """Squared derivatives of a chunk's scores by the edges' own rows, weighted, (edges, d)."""
-        own = self._at.terms.own(self._jacobian(chunk), chunk)
-        return self._weight[chunk.edges, None] * own.double().square()
-
-    def _jacobian(self, chunk: Chunk) -> Tensor:
-        """Derivatives of a chunk's scores, as kept or computed again."""
-        if self._jacobians is None:
-            return self._at.jacobian(chunk).to(self._dtype)
-        return self._jacobians[chunk.edges.start]
+        own = self._at.terms.own(self._at.jacobian(chunk), chunk)
+        return self._weight[chunk.edges, None] * own.square()
 
     def _moving_index(self, moving: Tensor) -> Tensor:
         """Indices (e, a) of the rows' changes among those of the own rows, the far ends that move, and a zero row."""

@@ -28,15 +28,21 @@ class TrainingTuples:
 class Negatives:
     """Uniform draws from the items that a user has no positive with."""
 
-    def __init__(self, positives: NDArray[np.int64], items: range, seed: int) -> None:
+    def __init__(
+        self, positives: NDArray[np.int64], items: range, seed: int, forgotten: NDArray[np.int64] | None = None
+    ) -> None:
         """Remember what is no negative.
 
         Args:
             positives: (m, 2), pairs of global rows.
             items: global rows of the items.
             seed: of all draws.
+            forgotten: global rows that are drawn for nobody.
         """
         self._items, self._seed = items, seed
+        self._gone = np.zeros(len(items), dtype=bool)
+        if forgotten is not None:
+            self._gone[forgotten[(forgotten >= items.start) & (forgotten < items.stop)] - items.start] = True
         self._known = np.unique(self._keys(positives[:, 0], positives[:, 1]))
 
     def draw(self, users: NDArray[np.int64], examples: NDArray[np.int64], draw: int) -> NDArray[np.int64]:
@@ -67,12 +73,13 @@ class Negatives:
         )
 
     def _is_known(self, users: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether pairs (n,) are positives."""
+        """Whether pairs (n,) are positives, or their items forgotten."""
+        gone = self._gone[items - self._items.start]
         if len(self._known) == 0:
-            return np.zeros(len(users), dtype=bool)
+            return gone
         keys = self._keys(users, items)
         place = np.minimum(np.searchsorted(self._known, keys), len(self._known) - 1)
-        return np.asarray(self._known[place] == keys)
+        return np.asarray(gone | (self._known[place] == keys))
 
     def _keys(self, users: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.int64]:
         """One number for each pair."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -42,13 +43,21 @@ def merged_update(version: Version, outcomes: Sequence[Outcome], forgotten: NDAr
     if status not in USABLE:
         raise SolveError(f"the solver ended with {status}: {REMEDIES[status]}; nothing was committed")
     emptied = np.unique(np.concatenate([*(outcome.emptied.numpy() for outcome in outcomes), forgotten]))
-    rows = np.concatenate([*(outcome.rows.numpy() for outcome in outcomes), emptied])
+    # A forgotten item may still have been a negative of others, so that the solver moved it; it is reset all the same.
+    solved = [_without(outcome.rows, outcome.values, forgotten) for outcome in outcomes]
+    rows = np.concatenate([*(part for part, _ in solved), emptied])
     order = np.argsort(rows)
-    values = _in_order(order, [outcome.values for outcome in outcomes], _reset_values(version, emptied))
+    values = _in_order(order, [part for _, part in solved], _reset_values(version, emptied))
     moved = {name: tensor.float().numpy() for outcome in outcomes for name, tensor in outcome.dense.items()}
     if not all(np.isfinite(numbers).all() for numbers in (values, *moved.values())):
         raise SolveError(f"the update is not finite: {REMEDIES['not_finite']}; nothing was committed")
     return MergedUpdate(rows=rows[order], values=values, dense={**version.dense(), **moved} if moved else None)
+
+
+def _without(rows: Tensor, values: Tensor, left_out: NDArray[np.int64]) -> tuple[NDArray[np.int64], Tensor]:
+    """Rows (n,) and their values (n, width) but for those of some rows; the same values where none is left out."""
+    keep = ~np.isin(rows.numpy(), left_out)
+    return (rows.numpy(), values) if keep.all() else (rows.numpy()[keep], values[torch.from_numpy(keep)])
 
 
 def _in_order(order: NDArray[np.int64], moved: Sequence[Tensor], reset: NDArray[np.float32]) -> NDArray[np.float32]:

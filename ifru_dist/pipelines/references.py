@@ -34,7 +34,8 @@ def train_reference(version: Version, data: Interactions, seed: int) -> Fitted:
     """
     options = TrainOptions(**{**version.model.options, "seed": seed})
     spec = version.model.spec
-    return fit(spec, version.layout.sizes, data, validation_of(version, spec, data), options, show_progress=True)
+    validation, forgotten = validation_of(version, spec, data), version.forgotten_rows()
+    return fit(spec, version.layout.sizes, data, validation, options, forgotten=forgotten, show_progress=True)
 
 
 def measure_references(measurement: Measurement, count: int, seed: int) -> tuple[list[Measured], list[float]]:

@@ -75,6 +75,11 @@ class SolveFlags:
         if self.dense != "frozen" and (layers or not dense_parameters(model, 0)):
             reason = "graph models keep theirs" if layers else "it has none beside its embedding rows"
             raise ConfigError(f"--dense = {self.dense}: {described} moves no such parameters ({reason}): use frozen")
+        if self.dense != "frozen" and self.edge_budget is not None:
+            raise ConfigError(
+                f"--edge-budget = {self.edge_budget}: with --dense {self.dense} every product reads the examples that "
+                "the parameters are moved by: leave one of the two out"
+            )
 
     def solve_options(self, damping: "ChosenDamping") -> SolveOptions:
         """The options with a damping."""

@@ -128,7 +128,8 @@ def _fitted(config: TrainConfig, version: Version) -> tuple[NewModel, dict[str, 
     say(f"training {spec.name} with {spec.dim} dimensions on {len(data)} interactions")
     if validation is None and options.optimiser == "adam":
         say(f"nothing to validate with: all {options.epochs} epochs are trained, and the last is kept")
-    fitted = fit(spec, version.layout.sizes, data, validation, options, show_progress=True)
+    forgotten = version.forgotten_rows()
+    fitted = fit(spec, version.layout.sizes, data, validation, options, forgotten=forgotten, show_progress=True)
     model = _new_model(spec, "trained", options, fitted.parameters)
     model = replace(model, epochs=fitted.best_epoch, epoch_examples=fitted.epoch_examples)
     return model, _figures(fitted, validation)

@@ -23,13 +23,14 @@ _SCORES_ONE_BY_ONE = 1 << 26
 def validation_of(version: Version, spec: ModelSpec, train: Interactions) -> Validation | None:
     """What the training of a model on some of a version's interactions is stopped by.
 
-    Where the validation pairs have both labels that is their AUC. Where all are positives it is the recall of their
-    users, of a sample where these are many. Where there are none, or a ranking would need more fields than a user and
-    an item, it is nothing.
+    Where the validation pairs have both labels that is their AUC. Where all are positives, and for a model that learns
+    to rank a user's items (bpr), it is the recall of their users, of a sample where these are many. Where there are
+    none, or a ranking would need more fields than a user and an item, it is nothing.
     """
     valid = version.held_out("valid")
     by_auc = auc_validation(valid)
-    if by_auc is not None or spec.fields > 2:
+    ranks = spec.loss == "bpr" and bool((valid.labels > 0.5).any())
+    if spec.fields > 2 or (by_auc is not None and not ranks):
         return by_auc
     return recall_validation(top_k_question(version, spec, train, valid, _USERS_OF_AN_EPOCH))
 

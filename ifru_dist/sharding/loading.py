@@ -104,7 +104,9 @@ def _pairwise_edges(version: Version, rows: NDArray[np.int64], model: Model) -> 
     examples, alive = version.all_examples(), version.alive()
     ids = np.flatnonzero(alive & (examples.labels > 0.5))
     positives, items = examples.rows[ids], version.layout.table_range(1)
-    negatives = Negatives(positives[:, :2], range(items.start, items.stop), version.model.seed)
+    negatives = Negatives(
+        positives[:, :2], range(items.start, items.stop), version.model.seed, version.forgotten_rows()
+    )
     drawn = negatives.tuples(positives, ids, range(model.sampled_negatives))
     position = np.full(version.layout.n_rows, -1, dtype=np.int64)
     position[rows] = np.arange(len(rows))
@@ -116,7 +118,7 @@ def _pairwise_edges(version: Version, rows: NDArray[np.int64], model: Model) -> 
     counts = np.bincount(near[number, place], minlength=len(rows))
     return _Edges(
         indptr=np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
-        others=drawn.rows[number][kept].reshape(len(number), -1),
+        others=drawn.rows[number][kept].reshape(len(number), drawn.rows.shape[1] - 1),
         label=np.ones(len(number), np.float32),
         example=drawn.examples[number],
         place=place,

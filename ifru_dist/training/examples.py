@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ifru_dist.errors import InputError
 from ifru_dist.interactions import Interactions
@@ -16,7 +17,14 @@ FIRST_EPOCH_DRAW = 1 << 20
 class TrainingExamples:
     """The examples of every epoch, and those of the one objective that stays as it is."""
 
-    def __init__(self, model: Model, train: Interactions, sizes: Sequence[int], seed: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        train: Interactions,
+        sizes: Sequence[int],
+        seed: int,
+        forgotten: NDArray[np.int64] | None = None,
+    ) -> None:
         """Choose the examples; with a model that draws negatives only positives are any.
 
         Args:
@@ -24,6 +32,7 @@ class TrainingExamples:
             train: what there is to train on; without ids its order numbers the examples.
             sizes: rows of each table, the users' and the items' first.
             seed: of the draws.
+            forgotten: global rows that are drawn as nobody's negatives.
 
         Raises:
             InputError: there is no example.
@@ -34,7 +43,7 @@ class TrainingExamples:
         self._draws = range(model.sampled_negatives)
         if self._draws:
             items = range(sizes[0], sizes[0] + sizes[1])
-            self._negatives = Negatives(train.positives(), items, seed)
+            self._negatives = Negatives(train.positives(), items, seed, forgotten)
             train = train.take(train.labels > 0.5)
         self._examples = train
         if len(train) == 0:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
@@ -87,6 +88,7 @@ def fit(
     validation: Validation | None,
     options: TrainOptions,
     *,
+    forgotten: NDArray[np.int64] | None = None,
     show_progress: bool,
 ) -> Fitted:
     """Train a model from scratch; adam keeps the epoch with the best validation figure, lbfgs its last iterate.
@@ -99,6 +101,7 @@ def fit(
         train: interactions to learn from; their positives are the graph of a graph model.
         validation: for adam's early stopping; without it all epochs are run, and the last is kept.
         options: optimiser, epochs, batch size and the like.
+        forgotten: rows of items that are drawn as nobody's negatives.
         show_progress: a progress bar on a terminal, lines elsewhere.
 
     Raises:
@@ -106,7 +109,7 @@ def fit(
         TrainingError: the loss or a validation score is no longer finite.
     """
     started, model = time.perf_counter(), build_model(spec)
-    examples = TrainingExamples(model, train, sizes, options.seed)
+    examples = TrainingExamples(model, train, sizes, options.seed, forgotten)
     dtype = torch.float64 if options.optimiser == "lbfgs" else torch.float32
     embeddings = initial_embeddings(sum(sizes), model.width, spec.init_std, options.seed).to(dtype)
     dense = {name: values.to(dtype) for name, values in dense_parameters(model, options.seed).items()}

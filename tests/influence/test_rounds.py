@@ -71,7 +71,7 @@ def test_the_residual_outside_equals_dense(case: Case) -> None:
     expected[selected | emptied] = dense[selected | emptied]
     torch.testing.assert_close(expected, dense, rtol=1e-8, atol=1e-10)
     assert not bool(selected[rows].any())
-    assert bool((outside.diagonal >= 0).all())
+    assert bool((outside.diagonal() >= 0).all())
 
 
 def test_the_diagonal_outside_is_exact_where_all_of_a_rows_edges_are_read() -> None:
@@ -85,7 +85,7 @@ def test_the_diagonal_outside_is_exact_where_all_of_a_rows_edges_are_read() -> N
         far = shard.others[shard.indptr[position] : shard.indptr[position + 1]]
         if bool(selected[far[:, 0]].all()):
             place = int(torch.nonzero(outside.positions == position))
-            torch.testing.assert_close(outside.diagonal[place], dense[row], rtol=1e-8, atol=1e-10)
+            torch.testing.assert_close(outside.diagonal()[place], dense[row], rtol=1e-8, atol=1e-10)
             checked += 1
     assert checked > 0
 
@@ -103,7 +103,7 @@ def test_the_rows_with_the_longest_steps_enter(case: Case, budget: int, allowed:
     wider = select_by_step(shard, selected, outside, anchor, communicator, allowed_norm=allowed, row_budget=budget)
     candidates = []
     for k, position in enumerate(outside.positions.tolist()):
-        curvature = outside.diagonal[k] + anchor[position]
+        curvature = outside.diagonal()[k] + anchor[position]
         step = outside.residual[k] / torch.where(curvature > 0, curvature, 1.0)
         candidates.append((-float(step.norm()), int(shard.rows[position]), float(outside.residual[k].square().sum())))
     candidates.sort()

@@ -95,3 +95,14 @@ def test_tuples_hold_each_positive_once_for_every_draw() -> None:
     assert tuples.rows[:, :3].tolist() == [[1, 8, 60]] * 3 + [[2, 9, 61]] * 3
     for place, number in enumerate(range(3, 6)):
         assert tuples.rows[[place, 3 + place], 3].tolist() == negatives().draw(rows[:, 0], ids, number).tolist()
+
+
+def test_forgotten_items_are_drawn_for_nobody_and_no_other_draw_changes() -> None:
+    users, examples = np.arange(USERS).repeat(200), np.arange(USERS * 200)
+    before = negatives().draw(users, examples, draw=0)
+    forgotten = np.array([2, 9, 30, 31])  # a user among them is none of the items
+    drawn = Negatives(positives(), ITEMS, 3, forgotten).draw(users, examples, draw=0)
+    assert not np.isin(drawn, forgotten).any()
+    unaffected = ~np.isin(before, forgotten)
+    assert 0 < unaffected.sum() < len(before)
+    assert np.array_equal(drawn[unaffected], before[unaffected])

@@ -70,3 +70,19 @@ def test_the_values_are_copied_once(tmp_path: Path) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert size < peak < 1.5 * size  # beside them a byte for each value, to see that it is finite
+
+
+def test_a_forgotten_row_is_reset_also_where_the_solver_moved_it(tmp_path: Path) -> None:
+    # Under bpr an item that is erased wholly stays a negative of others, so that workers solve for it.
+    version = small_workspace(tmp_path / "ws")
+    rows = np.random.default_rng(2).permutation(sum(SIZES))
+    values = np.ones((len(rows), 4), np.float32)
+    forgotten = np.arange(SIZES[0], SIZES[0] + 20)
+    update = merged_update(version, [share(part, values[part], []) for part in np.array_split(rows, 3)], forgotten)
+    assert update.rows.tolist() == list(range(sum(SIZES)))
+    spec = version.model.spec
+    ids = [item_id(number) for number in range(20)]
+    assert np.array_equal(
+        update.values[forgotten], unseen_rows("item", ids, spec.dim, spec.init_std, version.model.seed)
+    )
+    assert bool((np.delete(update.values, forgotten, axis=0) == 1).all())

@@ -12,6 +12,7 @@ import tyro
 from ifru_dist.config import validated
 from ifru_dist.errors import ConfigError
 from ifru_dist.influence.options import SolveOptions
+from ifru_dist.models.spec import ModelSpec
 from ifru_dist.pipelines.gangs import GangFlags
 from ifru_dist.pipelines.solving import Anchor, ChosenDamping, SolveFlags
 
@@ -128,3 +129,10 @@ def test_help_shows_the_text_of_every_option(flags: type, capsys: pytest.Capture
     for name, text in texts(flags).items():
         assert f"--{name.replace('_', '-')} " in shown
         assert text in shown
+
+
+def test_dense_parameters_and_a_budget_of_edges_do_not_go_together() -> None:
+    flags = parsed("--dense", "full", "--edge-budget", "100")
+    with pytest.raises(ConfigError, match="--edge-budget = 100: with --dense full"):
+        flags.check_model(ModelSpec(name="neumf"))
+    parsed("--edge-budget", "100").check_model(ModelSpec(name="neumf"))
