@@ -49,7 +49,11 @@ def check_score(model: Model, width: int, dense: Mapping[str, Tensor]) -> None:
     rows, held = _random_rows(model.scorer), {name: values.double() for name, values in dense.items()}
     score = _tried(model, "score", lambda: _scores(model.scorer, rows, held))
     alone = _tried(model, "score", lambda: torch.cat([_scores(model.scorer, row[None], held) for row in rows]))
-    if not torch.allclose(score, alone, rtol=_CLOSE, atol=_CLOSE, equal_nan=True):
+    if not bool(torch.isfinite(score).all()):
+        raise ConfigError(
+            f"--model = {model.name}: scores {score.tolist()} for small random rows: let them be finite numbers"
+        )
+    if not torch.allclose(score, alone, rtol=_CLOSE, atol=_CLOSE):
         raise ConfigError(
             f"--model = {model.name}: the score of an example depends on the others beside it, or on chance: let it "
             "read the rows of its own example only (docs/models.md)"

@@ -47,8 +47,8 @@ def _imported(name: str) -> type[Model]:
     """The class that ``package.module:Class`` names."""
     module_name, _, class_name = name.partition(":")
     try:
-        kind = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
         raise ConfigError(
             f"--model = {name}: cannot be imported ({error}): put the module on PYTHONPATH of every worker, with "
             "ray job submit by --working-dir or a runtime environment"
@@ -57,6 +57,9 @@ def _imported(name: str) -> type[Model]:
         raise ConfigError(
             f"--model = {name}: importing {module_name} raised {type(error).__name__} ({error}): mend the module"
         ) from error
+    kind = getattr(module, class_name, None)
+    if kind is None:
+        raise ConfigError(f"--model = {name}: {module_name} has no {class_name}: check the spelling of the class")
     if not (isinstance(kind, type) and issubclass(kind, Model)):
         raise ConfigError(f"--model = {name}: is no subclass of ifru_dist.models.base.Model: see docs/models.md")
     if inspect.isabstract(kind):

@@ -47,8 +47,12 @@ class TrainingExamples:
             train = train.take(train.labels > 0.5)
         self._examples = train
         if len(train) == 0:
-            kind = "has no interaction with the label 1, --loss bpr needs some" if self._draws else "is empty"
-            raise InputError(f"the training set {kind}: preprocess logs with more interactions or a smaller --k-core")
+            if self._draws and len(ids):
+                raise InputError(
+                    "no training interaction has the label 1, and --loss bpr learns from those only: preprocess with a "
+                    "lower --positive-threshold, or take another --loss"
+                )
+            raise InputError("the training set is empty: preprocess logs with more interactions or a smaller --k-core")
 
     def __len__(self) -> int:
         """Number of examples; negatives are none of their own."""

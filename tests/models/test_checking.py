@@ -41,6 +41,11 @@ class Batched(Dot):
         return score - score.mean()
 
 
+class NotANumber(Dot):
+    def score(self, rows: Tensor, dense: Dense) -> Tensor:
+        return super().score(rows, dense).sqrt() + torch.nan
+
+
 class Random(Dot):
     def score(self, rows: Tensor, dense: Dense) -> Tensor:
         return super().score(torch.nn.functional.dropout(rows, 0.5), dense)
@@ -93,6 +98,7 @@ def test_a_model_of_ones_own_may_be_what_is_asked(wrap: type[Pairwise]) -> None:
         ),
         (Single, "its score raised TypeError (torch.float32 [3] for torch.float64"),
         (Batched, "the score of an example depends on the others"),
+        (NotANumber, "scores [nan, nan, nan] for small random rows"),
         (Random, "or on chance"),
         (Branching, "its score, transformed by torch.func, raised RuntimeError ("),
         (Reading, "its score, transformed by torch.func, raised RuntimeError ("),

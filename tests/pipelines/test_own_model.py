@@ -90,7 +90,7 @@ def test_workers_find_a_class_where_the_job_finds_it(folder: Path, tmp_path: Pat
     ("name", "score", "expected"),
     [
         ("no_such_module:Own", _SCORE, "cannot be imported (No module named 'no_such_module')"),
-        ("model_of_this_test:Other", _SCORE, "cannot be imported (module 'model_of_this_test' has no attribute"),
+        ("model_of_this_test:Other", _SCORE, "model_of_this_test has no Other: check the spelling of the class"),
         ("model_of_this_test:NoModel", _SCORE, "is no subclass of ifru_dist.models.base.Model"),
         ("model_of_this_test:Scoreless", _SCORE, "defines no score: see docs/models.md"),
         (NAME, "dense[", "importing model_of_this_test raised SyntaxError ("),

@@ -82,5 +82,5 @@ def test_an_example_keeps_its_negatives_when_others_go() -> None:
 def test_nothing_to_train_on() -> None:
     with pytest.raises(InputError, match=r"the training set is empty: .*--k-core"):
         examples("bce", data().take(np.arange(0)))
-    with pytest.raises(InputError, match=r"no interaction with the label 1, --loss bpr needs some"):
+    with pytest.raises(InputError, match=r"no training interaction has the label 1, and --loss bpr"):
         examples("bpr", data().take(data().labels == 0))
