@@ -28,6 +28,8 @@ from benchmarks.jobs import run_job
 from benchmarks.protocol import DATA_FOLDER
 from benchmarks.records import command_of, kept
 
+CALIBRATION = ("--dampings", 1, 3, 10, 30, "--temperatures", 1, 2, "--refine", 1)
+"""Options of jobs/calibrate.py: a solve takes half a minute."""
 SEED = 1
 """Of the choice of what is erased."""
 RECALL = 0.15
@@ -91,7 +93,9 @@ def run_erasure(config: Config, folder: Path) -> dict[str, Any]:
     workspace = ("--workspace", folder / "workspace")
     requests = ("--requests", folder / "requests.parquet", "--workers", 0)
     references = ("--against", "retrain", "--references", config.references)
+    excluded = ("--exclude", folder / "requests.parquet", "--workers", 0)
     return {
+        "calibrate": run_job("calibrate", *workspace, *excluded, *CALIBRATION, output=folder / "calibrate"),
         "unlearn": run_job("unlearn", *workspace, *requests, output=folder / "unlearn"),
         "evaluate": run_job("evaluate", *workspace, *references, output=folder / "evaluate"),
     }

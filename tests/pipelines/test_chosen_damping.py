@@ -144,3 +144,10 @@ def test_options_that_an_earlier_release_did_not_record_do_not_differ() -> None:
 def test_an_anchor_that_is_named_is_the_one_that_auto_found() -> None:
     found = chosen_damping("auto", "auto", record(calibration=calibration()), SolveFlags(anchor="gradient"))
     assert (found.source, found.note) == ("calibrated", "")
+
+
+@pytest.mark.parametrize(("loss", "warned"), [("bpr", True), ("bce", False)])
+def test_a_default_is_doubtful_for_pairwise_models(loss: str, warned: bool) -> None:
+    chosen = chosen_damping("auto", "auto", record(spec=ModelSpec(name="lightgcn", loss=loss)), SolveFlags())
+    assert chosen.source == "default"
+    assert chosen.note.startswith("not calibrated: with bpr") == warned
