@@ -176,7 +176,8 @@ def _without_calibration(known: Calibration | None, spec: ModelSpec) -> str:
     if known is not None:
         return f"the damping was calibrated for --anchor {known.anchor}: calibrate with this one"
     # On Gowalla the default erased too much: LightGCN lost a sixth of its recall@20.
-    return "not calibrated: with bpr the default may be far off, run jobs/calibrate.py" if spec.loss == "bpr" else ""
+    doubt = "with bpr the default damping may be far off: compare with jobs/evaluate.py --against retrain"
+    return doubt if spec.loss == "bpr" else ""
 
 
 def _doubts(known: Calibration, temperature: float, flags: SolveFlags) -> str:

@@ -150,4 +150,4 @@ def test_an_anchor_that_is_named_is_the_one_that_auto_found() -> None:
 def test_a_default_is_doubtful_for_pairwise_models(loss: str, warned: bool) -> None:
     chosen = chosen_damping("auto", "auto", record(spec=ModelSpec(name="lightgcn", loss=loss)), SolveFlags())
     assert chosen.source == "default"
-    assert chosen.note.startswith("not calibrated: with bpr") == warned
+    assert chosen.note.startswith("with bpr the default damping may be far off") == warned
