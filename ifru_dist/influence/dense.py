@@ -28,7 +28,7 @@ from ifru_dist.influence.tuple_terms import Chunk, TupleTerms, TupleTermsAt, mov
 from ifru_dist.models.base import Dense
 
 _DIAGONAL_STRIDE = 16
-"""One of so many examples of a chunk is read for the diagonal, which only preconditions."""
+"""One of so many examples of a chunk is read for squared derivatives: estimates for preconditioner and anchor."""
 
 
 class DenseReader:
@@ -84,6 +84,8 @@ class DenseShare:
         self.held = torch.nonzero(shard.is_dense[positions]).flatten()
         """Where the own ones of the parameters' rows stand among the selected rows."""
         self._selected = positions
+        # Partitions are numbered from 0; no worker's rows are in one beyond the last one's.
+        self._partitions = int(self.communicator.all_gather(shard.partition[-1:] + 1).max())
 
     @classmethod
     def of_batch(cls, problem: Problem, positions: Tensor, moves: Tensor) -> Self | None:
@@ -107,13 +109,7 @@ class DenseShare:
         # A partition is one worker's, so adding the workers' sums is exact; then they are added in partition order.
         total = self.communicator.all_reduce(sums.flatten()).view_as(sums).cumsum(0)[-1]
         if len(self.held):
-            target[self.held] += self.layout.pack(self.layout.unpack(total)).to(target.device)
-
-    @property
-    def _partitions(self) -> int:
-        """Virtual partitions with examples: under one more than the largest of any worker's rows."""
-        own = self._shard.partition[-1:] + 1
-        return int(self.communicator.all_gather(own).max())
+            target[self.held] += self.layout.as_rows(total)
 
 
 class DenseAt:

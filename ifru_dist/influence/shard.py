@@ -51,9 +51,12 @@ class DenseLayout:
 
     def pack(self, dense: Mapping[str, Tensor]) -> Tensor:
         """The parameters as rows (rows, width), float64."""
-        flat = [dense[name].double().flatten() for name in self.shapes]
-        filled = torch.zeros(self.rows * self.width, dtype=torch.float64)
-        filled[: self.size] = torch.cat(flat) if flat else 0.0
+        return self.as_rows(torch.cat([dense[name].double().flatten() for name in self.shapes]))
+
+    def as_rows(self, numbers: Tensor) -> Tensor:
+        """Numbers (size,) in the order of the layout as rows (rows, width)."""
+        filled = numbers.new_zeros(self.rows * self.width)
+        filled[: self.size] = numbers
         return filled.view(self.rows, self.width)
 
     def unpack(self, values: Tensor) -> dict[str, Tensor]:

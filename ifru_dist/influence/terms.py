@@ -75,7 +75,7 @@ def make_terms(block: Block, model: Model, loss: Loss, kernels: Kernels) -> Term
     if model.dot_product:
         return DotTerms(block, loss, kernels)
     # Imported here: a worker with other closed forms, or a GPU, has no use for them.
-    if model.pairwise_dot_product and block.label.device.type == "cpu":
+    if model.sampled_negatives and model.scorer.dot_product and block.label.device.type == "cpu":
         from ifru_dist.influence.pairwise_terms import PairwiseTerms
 
         return PairwiseTerms(block, loss)

@@ -91,11 +91,6 @@ class Model(ABC):
         return self.spec.dim
 
     @property
-    def pairwise_dot_product(self) -> bool:
-        """Whether the score is the dot product of a user and an item less that with a negative item, nothing else."""
-        return False
-
-    @property
     def sampled_negatives(self) -> int:
         """Negative items drawn for each positive of the objective; 0 where examples are trained as they are."""
         return 0

@@ -44,11 +44,6 @@ class Pairwise(Model):
         return self._scorer.width
 
     @property
-    def pairwise_dot_product(self) -> bool:
-        """Whether the other model's score is a dot product."""
-        return self._scorer.dot_product
-
-    @property
     def sampled_negatives(self) -> int:
         """Negatives of each positive."""
         return self.spec.negatives

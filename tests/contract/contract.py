@@ -166,9 +166,8 @@ class ClosedFormContract(ModelContract):
     """What a model with closed forms must do besides."""
 
     def test_closed_forms_equal_any_score(self, case: TupleCase, model: Model) -> None:
-        assert model.dot_product or model.pairwise_dot_product
+        assert model.scorer.dot_product
         hidden = OpenForm(model)
-        assert not hidden.dot_product
-        assert not hidden.pairwise_dot_product
+        assert not hidden.scorer.dot_product
         closed, opened = (unlearn(case, form, self.options()) for form in (model, hidden))
         torch.testing.assert_close(opened, closed, **CLOSE)
