@@ -28,7 +28,7 @@ from benchmarks.jobs import run_job
 from benchmarks.protocol import DATA_FOLDER
 from benchmarks.records import command_of, kept
 
-CALIBRATION = ("--dampings", 1, 3, 10, 30, "--temperatures", 1, 2, "--refine", 1)
+CALIBRATION = ("--dampings", 2, 8, 32, "--temperatures", 1, 2, "--refine", 1)
 """Options of jobs/calibrate.py: a solve takes half a minute."""
 SEED = 1
 """Of the choice of what is erased."""

@@ -7,6 +7,7 @@ Shapes: m pairs, N rows over all tables (users first, then items).
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -20,6 +21,28 @@ SCORES_AT_ONCE = 1 << 22
 
 BEHIND = 1 << 62
 """A place beyond all that are asked about."""
+
+
+def log_ranks(item_scores: ItemScores, pairs: NDArray[np.int64], items: range) -> NDArray[np.float64]:
+    """log(1 + items that score higher) for each pair (m, 2) of global rows, (m,); tied items count half.
+
+    Args:
+        item_scores: scores users with all items.
+        pairs: in any order, also the same ones twice.
+        items: global rows of all items.
+    """
+    users, which = np.unique(pairs[:, 0], return_inverse=True)
+    higher, order = np.zeros(len(pairs)), np.argsort(which, kind="stable")
+    at_once = max(1, SCORES_AT_ONCE // max(1, len(items)))
+    bounds = np.searchsorted(which[order], np.arange(0, len(users) + at_once, at_once))
+    for number, (start, stop) in enumerate(pairwise(bounds)):
+        first, chosen = number * at_once, order[start:stop]
+        scores = item_scores(users[first : first + at_once])
+        for place in chosen:
+            theirs = scores[which[place] - first]
+            own = theirs[pairs[place, 1] - items.start]
+            higher[place] = (theirs > own).sum() + ((theirs == own).sum() - 1) / 2
+    return np.log1p(higher)
 
 
 @dataclass(frozen=True, kw_only=True)

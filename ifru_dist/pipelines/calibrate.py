@@ -4,17 +4,14 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from ifru_dist.config import as_dict, validated
 from ifru_dist.errors import GangError, SolveError
-from ifru_dist.evaluation.forgetting import logit_gap, logloss
 from ifru_dist.evaluation.report import check_output, figure, markdown_table, write_report
 from ifru_dist.influence.options import REMEDIES, USABLE, Status
 from ifru_dist.influence.outcome import Outcome
@@ -25,19 +22,21 @@ from ifru_dist.pipelines.calibration_curve import (
     best_curve,
     best_point,
     curve_notes,
+    damping_at_vertex,
     damping_beyond,
     dampings_between,
 )
+from ifru_dist.pipelines.calibration_judge import Judge, Seen
 from ifru_dist.pipelines.calibration_sample import draw_sample
 from ifru_dist.pipelines.gangs import GangFlags, run_on_workers
 from ifru_dist.pipelines.merging import merged_update
 from ifru_dist.pipelines.progress import say
 from ifru_dist.pipelines.references import calibration_seed, train_reference
 from ifru_dist.pipelines.requests import Request, read_requests, with_integer_ids
-from ifru_dist.pipelines.scoring import Scorer
 from ifru_dist.pipelines.solving import ChosenDamping, SolveFlags, chosen_anchor
 from ifru_dist.sharding.policy import Failure
 from ifru_dist.sharding.solo import WorkerGroup
+from ifru_dist.training.loop import Fitted
 from ifru_dist.workspace.commits import commit_calibration
 from ifru_dist.workspace.manifest import Calibration
 from ifru_dist.workspace.store import Workspace
@@ -66,7 +65,8 @@ class CalibrateConfig(SolveFlags, GangFlags):
     temperatures: Literal["auto"] | Annotated[tuple[Temperature, ...], Field(min_length=1)] = "auto"
     """Temperatures of the loss to try; auto: 1, 1.5 and 2 for graph models that were stopped early, 1 for others."""
     refine: Annotated[int, Field(ge=0)] = 3
-    """Further values to try on either side of the best one, between it and its neighbours."""
+    """Further values to try on either side of the best one, between it and its neighbours; then one more, where a
+    parabola through the best three is lowest."""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """Share of the training pairs to sample."""
     max_sample: Annotated[int, Field(ge=1)] = 20_000
@@ -111,7 +111,17 @@ def calibrate(config: CalibrateConfig) -> int:
 def calibrate_summary(report: dict[str, Any]) -> str:
     """The report in words, with the curve as a table."""
     sample, gap = report["sample"], report["gap"]
-    shown = ("damping", "temperature", "gap", "relative_gap", "logloss_sample", "influence_residual", "status")
+    by_ranks = ("rank_shift",) if report["rank_shift"] is not None else ()
+    shown = (
+        "damping",
+        "temperature",
+        "gap",
+        "relative_gap",
+        *by_ranks,
+        "logloss_sample",
+        "influence_residual",
+        "status",
+    )
     kept = "a dry run changes nothing" if report["config"]["dry_run"] else "jobs/unlearn.py takes it from here on"
     kept = kept if report["usable"] else "not kept: see the notes"
     lines = [
@@ -119,6 +129,7 @@ def calibrate_summary(report: dict[str, Any]) -> str:
         f"closest to retraining ({kept})",
         f"gap on {sample['interactions']} sampled interactions: {figure(gap)}; of doing nothing: "
         f"{figure(report['gap_do_nothing'])}",
+        *_rank_lines(report),
         "",
         markdown_table([{key: point[key] for key in shown} for point in report["curve"]]),
         "",
@@ -127,6 +138,16 @@ def calibrate_summary(report: dict[str, Any]) -> str:
         f"seconds: {report['seconds']['solve']:.2f} to solve, {report['seconds']['retrain']:.2f} to retrain",
     ]
     return "\n".join([*lines, *(f"note: {note}" for note in report["notes"])])
+
+
+def _rank_lines(report: dict[str, Any]) -> list[str]:
+    """What a model that was trained to rank is judged by."""
+    if report["rank_shift"] is None:
+        return []
+    shift, nothing = figure(report["rank_shift"]), figure(report["rank_shift_do_nothing"])
+    return [
+        f"mean log rank of these less retraining's, by which dampings are judged: {shift}; of doing nothing: {nothing}"
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +159,8 @@ class _Unlearned:
     status: Status
     iterations: list[int]
     influence_residual: float
-    scores: NDArray[np.float64] | None
-    """Of the sample; None where there is no usable update."""
+    seen: Seen | None
+    """None where there is no usable update."""
 
 
 class _CalibrateJob:
@@ -151,6 +172,7 @@ class _CalibrateJob:
         self._parameters, self._anchor = version.parameters(), chosen_anchor(version.model, config)
         excluded = with_integer_ids(exclude, version)
         self._sample = draw_sample(version, config.share, config.max_sample, config.seed, excluded)
+        self._judge = Judge(version, self._sample, self._retrain)
         self._seconds = {"solve": 0.0, "retrain": 0.0}
         self._failures: list[str] = []
         self._notes: list[str] = []
@@ -160,7 +182,7 @@ class _CalibrateJob:
         curves = self._curves()
         curve = best_curve(curves)
         best, before = best_point(curve), self._version.manifest.version
-        after, usable = before, best.gap is not None and best.gap < self._gap(self._original)
+        after, usable = before, best.closer_than(self._judge.nothing)
         if usable and not self._config.dry_run:
             after = commit_calibration(self._version, self._calibration(best)).version
         return {
@@ -181,14 +203,16 @@ class _CalibrateJob:
             "temperature": best.temperature,
             "usable": usable,
             "gap": best.gap,
-            "gap_do_nothing": self._gap(self._original),
+            "rank_shift": best.rank_shift,
+            "rank_shift_do_nothing": self._judge.rank_shift(self._judge.original),
+            "gap_do_nothing": self._judge.gap(self._judge.original),
             "curve": [asdict(point) for each in curves for point in each],
             "logloss_sample": {
-                "original": self._logloss(self._original),
+                "original": self._judge.logloss(self._judge.original),
                 "unlearned": best.logloss_sample,
-                "retrained": self._logloss(self._retrained),
+                "retrained": self._judge.logloss(self._judge.retrained),
             },
-            "notes": [*self._notes, *curve_notes(curve, best)],
+            "notes": [*self._notes, *curve_notes(curve, best, usable=usable)],
             "seconds": {**self._seconds, "total": time.perf_counter() - self._started},
             "failed_attempts": self._failures,
             "config": as_dict(self._config),
@@ -200,7 +224,7 @@ class _CalibrateJob:
         return Calibration(
             damping=best.damping,
             gap=best.gap,
-            gap_do_nothing=self._gap(self._original),
+            gap_do_nothing=self._judge.gap(self._judge.original),
             interactions=len(self._sample.examples),
             seed=self._config.seed,
             version=self._version.manifest.version,
@@ -232,7 +256,7 @@ class _CalibrateJob:
         return curves
 
     def _refine(self, curve: list[CurvePoint]) -> None:
-        """Add points beyond an end that is the best, and between the best and its neighbours, as each is found."""
+        """Add points beyond an end that is the best, between the best and its neighbours, and where these point to."""
         if not any(point.gap is not None for point in curve):
             return
         for _ in range(_EXTENSIONS):
@@ -240,6 +264,8 @@ class _CalibrateJob:
                 break
             self._add(curve, {further})
         self._add(curve, dampings_between(curve, self._config.refine))
+        if self._config.refine and (vertex := damping_at_vertex(curve)) is not None:
+            self._add(curve, {vertex})
 
     def _add(self, curve: list[CurvePoint], dampings: set[float]) -> None:
         """Add points at some dampings."""
@@ -254,7 +280,7 @@ class _CalibrateJob:
         """
         grids = [self._solve(set(self._config.dampings), temperature) for temperature in self._temperatures]
         solved = [entry for grid in grids for entry in grid]
-        if all(entry.scores is None for entry in solved):
+        if all(entry.seen is None for entry in solved):
             ends = {entry.status: entry.damping for entry in solved}
             told = "; ".join(f"{status} with {damping:g}: {REMEDIES[status]}" for status, damping in ends.items())
             raise SolveError(f"the solver gave no usable update with any of --dampings ({told}); nothing was committed")
@@ -280,20 +306,19 @@ class _CalibrateJob:
 
     def _unlearned(self, first: ChosenDamping, damping: float, outcomes: Sequence[Outcome]) -> _Unlearned:
         """What is kept of an update, which may be large: how it ended, and the scores of the sample."""
-        outcome, scores = outcomes[0], None
-        if outcome.status in USABLE:
-            scores = self._finite_scores(outcomes)
+        outcome = outcomes[0]
+        seen = self._seen(outcomes) if outcome.status in USABLE else None
         return _Unlearned(
             damping=damping,
             temperature=first.temperature,
-            status="not_finite" if outcome.status in USABLE and scores is None else outcome.status,
+            status="not_finite" if outcome.status in USABLE and seen is None else outcome.status,
             iterations=outcome.iterations,
             influence_residual=outcome.influence_residual,
-            scores=scores,
+            seen=seen,
         )
 
-    def _finite_scores(self, outcomes: Sequence[Outcome]) -> NDArray[np.float64] | None:
-        """Scores of the sample after a usable solve; None where the update or a score is not finite."""
+    def _seen(self, outcomes: Sequence[Outcome]) -> Seen | None:
+        """What the model makes of the sample after a usable solve; None where the update or a score is not finite."""
         try:
             update = merged_update(self._version, outcomes, np.empty(0, np.int64))
         except SolveError:  # of a usable solve: the rounded values are not finite
@@ -301,8 +326,8 @@ class _CalibrateJob:
         embeddings = self._parameters.embeddings.copy()
         embeddings[update.rows] = update.values
         dense = self._parameters.dense if update.dense is None else update.dense
-        scores = self._scores(Parameters(embeddings, dense))
-        return scores if np.isfinite(scores).all() else None
+        seen = self._judge.seen(Parameters(embeddings, dense))
+        return seen if seen.finite else None
 
     def _points(self, solved: Sequence[_Unlearned]) -> list[CurvePoint]:
         """How close each damping comes."""
@@ -310,13 +335,15 @@ class _CalibrateJob:
 
     def _point(self, entry: _Unlearned) -> CurvePoint:
         """How close one damping comes."""
-        do_nothing, gap, loss = self._gap(self._original), None, None
-        if entry.scores is not None:
-            gap, loss = self._gap(entry.scores), self._logloss(entry.scores)
+        judge, gap, loss, shift = self._judge, None, None, None
+        do_nothing = judge.gap(judge.original)
+        if entry.seen is not None:
+            gap, loss, shift = judge.gap(entry.seen), judge.logloss(entry.seen), judge.rank_shift(entry.seen)
         return CurvePoint(
             damping=entry.damping,
             temperature=entry.temperature,
             gap=gap,
+            rank_shift=shift,
             relative_gap=gap / do_nothing if gap is not None and do_nothing > 0 else None,
             status=entry.status,
             iterations=entry.iterations,
@@ -324,39 +351,13 @@ class _CalibrateJob:
             logloss_sample=loss,
         )
 
-    @cached_property
-    def _original(self) -> NDArray[np.float64]:
-        """Scores of the sample by the model as it is."""
-        scorer = Scorer(self._version.model.spec, self._version.train(), self._parameters)
-        return scorer.scores(self._sample.sampled)
-
-    @cached_property
-    def _retrained(self) -> NDArray[np.float64]:
-        """Scores of the sample by a model trained without it."""
+    def _retrain(self) -> Fitted:
+        """A model trained without the sample."""
         seed = calibration_seed(self._version.model.options["seed"], self._config.seed)
         say(f"retraining without the sample, on {len(self._sample.kept)} interactions (seed {seed})")
         fitted = train_reference(self._version, self._sample.kept, seed)
         self._seconds["retrain"] = fitted.seconds
-        return self._scores(fitted.parameters)
-
-    @cached_property
-    def _without_sample(self) -> Scorer:
-        """The model on the graph of the kept examples, which is built once for all parameters."""
-        return Scorer(self._version.model.spec, self._sample.kept, self._parameters)
-
-    def _scores(self, parameters: Parameters) -> NDArray[np.float64]:
-        """Scores of the sample with some parameters on the graph of the kept examples."""
-        return self._without_sample.with_parameters(parameters).scores(self._sample.sampled)
-
-    def _gap(self, scores: NDArray[np.float64]) -> float:
-        """Mean distance to the retrained model's scores of the sample, which is never empty."""
-        gap = logit_gap(scores, [self._retrained])
-        assert gap is not None
-        return gap
-
-    def _logloss(self, scores: NDArray[np.float64]) -> float | None:
-        """Mean log loss on the sample; None where the model's scores are no logits."""
-        return logloss(scores, self._sample.sampled.labels, self._version.model.spec.loss)
+        return fitted
 
     def _note_failure(self, failure: Failure) -> None:
         """Say that an attempt failed, and keep it for the report."""

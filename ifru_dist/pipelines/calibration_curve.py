@@ -13,6 +13,9 @@ from ifru_dist.errors import SolveError
 _NEAR_BEST = 1.1
 """Gaps of the lowest temperature up to so many times the smallest are near it."""
 
+_SAME = 0.01
+"""Dampings whose logarithms differ by less are not told apart."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CurvePoint:
@@ -29,15 +32,32 @@ class CurvePoint:
     iterations: list[int]
     influence_residual: float
     logloss_sample: float | None
+    rank_shift: float | None = None
+    """Mean log rank of the sample less the retrained model's, where a model is judged by ranks."""
+
+    @property
+    def distance(self) -> float | None:
+        """What is least at the best damping."""
+        return self.gap if self.rank_shift is None else abs(self.rank_shift)
+
+    @property
+    def astray(self) -> bool:
+        """Whether its scores are further from the retrained model's than those of doing nothing."""
+        return self.relative_gap is not None and self.relative_gap >= 1
+
+    def closer_than(self, distance: float) -> bool:
+        """Whether it comes closer to retraining than doing nothing, which has this distance."""
+        return not self.astray and self.distance is not None and self.distance < distance
 
 
 def _usable(curve: Sequence[CurvePoint]) -> list[tuple[float, CurvePoint]]:
-    """The points that have a gap which can be compared, behind it."""
-    return [(point.gap, point) for point in curve if point.gap is not None and math.isfinite(point.gap)]
+    """The points that have a distance which can be compared, behind it."""
+    distances = [(point.distance, point) for point in curve]
+    return [(distance, point) for distance, point in distances if distance is not None and math.isfinite(distance)]
 
 
 def best_point(curve: Sequence[CurvePoint]) -> CurvePoint:
-    """The point of the smallest gap; of equal ones that which moves rows least.
+    """The point of the smallest distance that has not gone astray; of equal ones that which moves rows least.
 
     Args:
         curve: By damping, ascending.
@@ -49,7 +69,8 @@ def best_point(curve: Sequence[CurvePoint]) -> CurvePoint:
     if not usable:
         tried = ", ".join(f"{point.damping:g} ({point.status})" for point in curve)
         raise SolveError(f"no damping gives finite scores ({tried}): give larger --dampings; nothing was committed")
-    return min(reversed(usable), key=itemgetter(0))[1]
+    straight = [entry for entry in usable if not entry[1].astray]
+    return min(reversed(straight or usable), key=itemgetter(0))[1]
 
 
 def dampings_between(curve: Sequence[CurvePoint], count: int) -> set[float]:
@@ -58,6 +79,25 @@ def dampings_between(curve: Sequence[CurvePoint], count: int) -> set[float]:
     at = usable.index(best_point(curve).damping)
     near = usable[max(0, at - 1) : at + 2]
     return {float(value) for low, high in pairwise(near) for value in np.geomspace(low, high, count + 2)[1:-1]}
+
+
+def damping_at_vertex(curve: Sequence[CurvePoint]) -> float | None:
+    """The damping at the vertex of the parabola, by log damping, through the best point and its neighbours.
+
+    None where the best one has no neighbour on either side, or where the parabola's vertex is (nearly) at one of them.
+    """
+    usable = _usable(curve)
+    at = [point.damping for _, point in usable].index(best_point(curve).damping)
+    if not 0 < at < len(usable) - 1:
+        return None
+    (left, low), (least, middle), (right, high) = usable[at - 1 : at + 2]
+    below, above = math.log(low.damping / middle.damping), math.log(high.damping / middle.damping)
+    fall, rise = (left - least) / below, (right - least) / above  # mean slopes on either side
+    bend = (rise - fall) / (above - below)
+    if bend <= 0:
+        return None
+    vertex = middle.damping * math.exp(0.5 * (below - fall / bend))
+    return vertex if all(abs(math.log(vertex / point.damping)) > _SAME for point in (low, middle, high)) else None
 
 
 def damping_beyond(curve: Sequence[CurvePoint]) -> float | None:
@@ -70,7 +110,7 @@ def damping_beyond(curve: Sequence[CurvePoint]) -> float | None:
 
 
 def best_curve(curves: Sequence[list[CurvePoint]]) -> list[CurvePoint]:
-    """The curve with the point of the smallest gap, unless the first one, of the lowest temperature, comes near it.
+    """The curve whose best point has the smallest gap, unless the first one, of the lowest temperature, comes near it.
 
     A temperature is fitted to one sample, and where it gains little there it may lose elsewhere.
 
@@ -83,12 +123,12 @@ def best_curve(curves: Sequence[list[CurvePoint]]) -> list[CurvePoint]:
     usable = [curve for curve in curves if _usable(curve)]
     if not usable:
         best_point([point for curve in curves for point in curve])
-    gaps = [_usable([best_point(curve)])[0][0] for curve in usable]
+    gaps = [point.gap for point in map(best_point, usable) if point.gap is not None]
     return usable[0] if gaps[0] <= _NEAR_BEST * min(gaps) else usable[gaps.index(min(gaps))]
 
 
-def curve_notes(curve: Sequence[CurvePoint], best: CurvePoint) -> list[str]:
-    """What a reader should know of the result."""
+def curve_notes(curve: Sequence[CurvePoint], best: CurvePoint, *, usable: bool) -> list[str]:
+    """What a reader should know of the result; ``usable``: whether it is closer to retraining than doing nothing."""
     notes = [
         f"the best damping is the {end} one that was tried: give --dampings further out"
         for end, point in (("smallest", curve[0]), ("largest", curve[-1]))
@@ -96,7 +136,7 @@ def curve_notes(curve: Sequence[CurvePoint], best: CurvePoint) -> list[str]:
     ]
     if len(curve) == 1:
         notes = ["only one damping was tried: give several --dampings"]
-    if best.relative_gap is not None and best.relative_gap >= 1:
+    if not usable:
         notes.append(
             "no damping that was tried comes closer to retraining than doing nothing, so none is kept: give larger "
             "--dampings or a larger --share"

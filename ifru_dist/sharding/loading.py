@@ -103,10 +103,8 @@ def _pairwise_edges(version: Version, rows: NDArray[np.int64], model: Model) -> 
     """Positives with the negatives of the objective: every worker draws all of them and keeps those at its rows."""
     examples, alive = version.all_examples(), version.alive()
     ids = np.flatnonzero(alive & (examples.labels > 0.5))
-    positives, items = examples.rows[ids], version.layout.table_range(1)
-    negatives = Negatives(
-        positives[:, :2], range(items.start, items.stop), version.model.seed, version.forgotten_rows()
-    )
+    positives = examples.rows[ids]
+    negatives = Negatives(positives[:, :2], version.layout.items, version.model.seed, version.forgotten_rows())
     drawn = negatives.tuples(positives, ids, range(model.sampled_negatives))
     position = np.full(version.layout.n_rows, -1, dtype=np.int64)
     position[rows] = np.arange(len(rows))

@@ -49,6 +49,11 @@ class Layout:
         """The global rows of one table."""
         return slice(self.offsets[table], self.offsets[table] + self.sizes[table])
 
+    @property
+    def items(self) -> range:
+        """The global rows of the items."""
+        return range(self.offsets[1], self.offsets[1] + self.sizes[1])
+
     def table_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Table index of global rows (n,)."""
         return np.searchsorted(np.asarray(self.offsets[1:]), rows, side="right")

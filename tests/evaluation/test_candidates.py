@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ifru_dist.evaluation import candidates as module
-from ifru_dist.evaluation.candidates import BEHIND, Candidates, Places, RankedPairs
+from ifru_dist.evaluation.candidates import BEHIND, Candidates, Places, RankedPairs, log_ranks
 
 NO_ROWS, NO_PAIRS = np.empty(0, np.int64), np.empty((0, 2), np.int64)
 
@@ -56,3 +56,19 @@ def test_memory_stays_bounded() -> None:
     scores = outputs[:users] @ outputs[users:].T
     np.testing.assert_array_equal(places.higher, [(row > row[place]).sum() for place, row in enumerate(scores)])
     assert peak < 100e6 < 8.0 * users * items
+
+
+@pytest.mark.parametrize("at_once", [1, 100, 10_000])
+def test_log_ranks_count_the_items_that_score_higher_and_half_of_those_tied(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SCORES_AT_ONCE", at_once)
+    generator = np.random.default_rng(5)
+    users, items = 23, 37
+    scores = generator.integers(0, 12, (users, items)).astype(np.float64)
+    pairs = np.stack([generator.integers(3, users, 200), users + generator.integers(0, items, 200)], axis=1)
+    found = log_ranks(lambda rows: scores[rows], pairs, range(users, users + items))
+    for (user, item), log_rank in zip(pairs.tolist(), found, strict=True):
+        own, others = scores[user, item - users], np.delete(scores[user], item - users)
+        assert np.expm1(log_rank) == pytest.approx((others > own).sum() + (others == own).sum() / 2)
+    assert len(log_ranks(lambda rows: scores[rows], NO_PAIRS, range(users, users + items))) == 0
