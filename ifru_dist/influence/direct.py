@@ -11,7 +11,7 @@ from ifru_dist.influence.objective import CurvatureKind, Outside, Point, RowValu
 from ifru_dist.influence.problem import Problem
 from ifru_dist.influence.sampling import within_budget
 from ifru_dist.influence.shard import Block, row_counts, row_totals
-from ifru_dist.influence.terms import TermsAt
+from ifru_dist.influence.terms import Terms, TermsAt
 
 
 class DirectObjective:
@@ -44,8 +44,9 @@ class DirectObjective:
         self.edges_per_product = len(self.read.label) + dense_edges
         self.edges_per_residual = 2 * (len(self.block.label) + dense_edges)
         self._read_terms = self._terms if self.read is self.block else problem.terms(self.read)
-        self.start = DirectPoint(self, shard.embeddings, self._state(self.block, shard.embeddings))
+        self.start = DirectPoint(self, shard.embeddings, self._state(self.block, self._terms, shard.embeddings))
         self._tilt: Tensor | None = None
+        self._fringe: tuple[Block, Terms, TermsAt] | None = None
 
     def at(self, embeddings: Tensor) -> "DirectPoint":
         """The examples of the selected rows; only rows that moved travel."""
@@ -101,20 +102,13 @@ class DirectObjective:
         The diagonal is that of those edges, scaled up to all the edges of a row: reading the others would mean reading
         the neighbours' neighbours. Where dense parameters move, every row is a neighbour.
         """
-        shard, model = self.problem.shard, self.problem.model
-        fringe = torch.zeros(len(shard.rows), dtype=torch.bool, device=shard.rows.device)
-        fringe[self.block.plan.send] = True
-        if self.dense is not None:
-            fringe[:] = True
-        fringe[self.positions] = False
-        # Emptied rows are reset, not solved for; all other rows outside keep all their examples, so only the terms of
-        # edges to rows that moved have changed, and the regularisers' have not.
-        fringe &= row_counts(shard.indptr, self.problem.erased) == 0
-        fringe &= ~shard.is_dense
-        positions = torch.nonzero(fringe).flatten()
-        among = self._moves[shard.others].any(dim=1) if self.dense is None else None
-        block = self.problem.block(positions, among)
-        before, after = (self._state(block, values) for values in (shard.embeddings, point.embeddings))
+        if self._fringe is None:
+            block = self._fringe_block()
+            terms = self.problem.terms(block)
+            self._fringe = block, terms, self._state(block, terms, self.problem.shard.embeddings)
+        block, terms, before = self._fringe
+        shard, model, positions = self.problem.shard, self.problem.model, block.positions
+        after = self._state(block, terms, point.embeddings)
 
         def diagonal() -> Tensor:
             read = after.curvature(block.factor, "gauss-newton", self.problem.options.product_dtype).diagonal
@@ -124,6 +118,23 @@ class DirectObjective:
 
         return Outside(positions, before.less(block.factor, after, block.factor), diagonal)
 
+    def _fringe_block(self) -> Block:
+        """The rows at which something changes though they do not move, with the edges that change.
+
+        Emptied rows are reset, not solved for; all other rows outside keep all their examples, so only the terms of
+        edges to rows that moved have changed, and the regularisers' have not.
+        """
+        shard = self.problem.shard
+        fringe = torch.zeros(len(shard.rows), dtype=torch.bool, device=shard.rows.device)
+        fringe[self.block.plan.send] = True
+        if self.dense is not None:
+            fringe[:] = True
+        fringe[self.positions] = False
+        fringe &= row_counts(shard.indptr, self.problem.erased) == 0
+        fringe &= ~shard.is_dense
+        among = self._moves[shard.others].any(dim=1) if self.dense is None else None
+        return self.problem.block(torch.nonzero(fringe).flatten(), among)
+
     def selecting(self, selected: Tensor) -> Self:
         """The same batch with other selected rows, (n,) bool."""
         return type(self)(self.problem, selected)
@@ -132,10 +143,9 @@ class DirectObjective:
         """The examples that pruned products read, at a point."""
         return self._read_terms.at(point.state.rows, point.state.halo, self._dense.at(point.embeddings))
 
-    def _state(self, block: Block, embeddings: Tensor) -> TermsAt:
+    def _state(self, block: Block, terms: Terms, embeddings: Tensor) -> TermsAt:
         """The examples of a block at the own rows' embeddings (n, d)."""
         halo = self.problem.communicator.gather_rows(block.plan, embeddings)
-        terms = self._terms if block is self.block else self.problem.terms(block)
         return terms.at(embeddings[block.positions], halo, self._dense.at(embeddings))
 
 
