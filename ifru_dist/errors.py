@@ -3,6 +3,11 @@
 Every class takes one finished message, so an instance survives pickling between processes.
 """
 
+import re
+
+_LONGEST_REASON = 200
+"""Characters that are kept of what a library says."""
+
 
 class IfruError(Exception):
     """Base of all errors that are reported as one line; ``exit_code`` is the job's exit status."""
@@ -58,3 +63,17 @@ class TrainingError(IfruError):
     """Training diverged; there is no model that may be kept."""
 
     exit_code = 8
+
+
+def reason_of(error: BaseException) -> str:
+    """What a library says of an error, in one line, without the values of the data: they may be ids of people.
+
+    Arrow quotes the text of a row or of a cell that it cannot read, and integers that are out of range.
+    """
+    if isinstance(error, UnicodeError):
+        return "text that is no valid Unicode"
+    text = " ".join(str(error).split())
+    text = re.sub(r"(Expected \d+ columns, got \d+):.*", r"\1", text)
+    text = re.sub(r"(?<![Cc]olumn )(['\"]).*\1", "'...'", text)
+    text = re.sub(r"\b([Vv]alue:?) \S+", r"\1 ...", text)
+    return text[:_LONGEST_REASON] or type(error).__name__

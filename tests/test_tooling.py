@@ -76,6 +76,24 @@ def test_jobs_know_of_the_package_only_pipelines_and_what_lies_below_all() -> No
         assert rooms <= allowed, f"{job.name} imports {sorted(rooms - allowed)}"
 
 
+def test_nothing_loads_pickled_objects() -> None:
+    files = [
+        file for folder in ("ifru_dist", "jobs", "cluster", "benchmarks") for file in (_ROOT / folder).rglob("*.py")
+    ]
+    assert len(files) > 100
+    for file in files:
+        assert not {"pickle", "joblib", "dill", "cloudpickle", "marshal", "shelve"} & _imports(file), file
+        for call in (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)):
+            options = {option.arg: ast.unparse(option.value) for option in call.keywords}
+            match ast.unparse(call.func):
+                case "torch.load":
+                    assert options["weights_only"] == "True", file
+                case "np.load" | "np.lib.format.read_array":
+                    assert options["allow_pickle"] == "False", file
+                case name:
+                    assert not name.endswith("read_pickle"), file
+
+
 def _imports(file: Path) -> set[str]:
     """Names of all modules that a file imports; ``from a import b`` counts as a.b when a is the package itself."""
     names: set[str] = set()

@@ -156,6 +156,7 @@ class DirectPoint:
         """The objective's examples at the own rows' embeddings (n, d)."""
         self._objective, self.embeddings, self.state = objective, embeddings, state
         self.dense = None if objective.dense is None else objective.dense.at(embeddings)
+        self.outputs: Tensor | None = None
 
     def residual(self) -> Tensor:
         """Gradient of all examples before minus that of the kept ones now, formed edge by edge, (m, d)."""

@@ -2,6 +2,10 @@
 
     F(E) = L(E; D') - <g0, E> + 1/2 ||E - E0||^2_Lambda,   -grad F(E) = r(E) - Lambda (E - E0)
 
+With the path ``flow`` each of N steps instead minimises L(E; D') - <g0, E> + N/2 ||E - E'||^2_Lambda, with E' where the
+step before led: implicit steps of the gradient flow that a training stopped early has followed. Lambda does then not
+hold the rows to E0 itself, and F is without it.
+
 Only differences F(E) - F(E0) are ever formed. A step that does not lower F is taken again in a smaller trust region,
 which is separate from Lambda and plays no part where steps go well.
 """
@@ -59,10 +63,13 @@ class Goal:
 class TiltedObjective:
     """F(E) - F(E0) of one batch, and its gradient, over the selected rows."""
 
-    def __init__(self, shard: Shard, objective: Objective, damping: Tensor, reduction: Reduction) -> None:
-        """``damping`` (n,) is Lambda of the own rows."""
+    def __init__(
+        self, shard: Shard, objective: Objective, damping: Tensor, reduction: Reduction, flow_steps: int | None = None
+    ) -> None:
+        """``damping`` (n,) is Lambda of the own rows; ``flow_steps``: those of ``flow``, None for ``ridge``."""
         self.objective, self._reduction = objective, reduction
-        self.damping = damping[objective.positions][:, None]
+        self.damping = damping[objective.positions][:, None] * (flow_steps or 1)
+        self._anchored = flow_steps is None
         self.inner, self.kernels = reduction.on(objective.positions), reduction.kernels
         self._start = shard.embeddings[objective.positions]
         self._tilt = objective.start_gradient()
@@ -71,15 +78,17 @@ class TiltedObjective:
         """F(E) - F(E0) at the own rows' embeddings (n, d)."""
         moved = self._moved(embeddings)
         half, loss = 0.5 * moved, point.loss_change()
-        ridge, tilt, held = self.inner(
-            (self.objective.ridge * moved, self._start + half), (self._tilt, moved), (self.damping * moved, half)
+        held = self.damping * moved if self._anchored else torch.zeros_like(moved)
+        ridge, tilt, spring = self.inner(
+            (self.objective.ridge * moved, self._start + half), (self._tilt, moved), (held, half)
         )
         (data,) = self._reduction.on(loss.positions)((loss.values, torch.ones_like(loss.values)))
-        return data + ridge - tilt + held
+        return data + ridge - tilt + spring
 
     def descent_direction(self, point: Point, embeddings: Tensor) -> Tensor:
         """-grad F on the selected rows, (m, d)."""
-        return point.residual().sub_(self.damping * self._moved(embeddings))
+        residual = point.residual()
+        return residual.sub_(self.damping * self._moved(embeddings)) if self._anchored else residual
 
     def _moved(self, embeddings: Tensor) -> Tensor:
         """E - E0 on the selected rows, (m, d)."""
@@ -118,7 +127,7 @@ class _Walk:
 
     def end(self) -> Status | None:
         """Why the descent is over; None while it is not."""
-        steps = self._options.newton_steps
+        steps = self._options.fixed_steps
         if self._ended is not None or not math.isfinite(self._place.value):
             return self._ended or "not_finite"
         if self._place.norm <= self._goal.norm:
@@ -137,7 +146,7 @@ class _Walk:
             self._ended = "not_finite" if solution.status == "not_finite" else "not_positive_definite"
         elif solution.decrease > _ROUNDING * abs(self._place.value):
             self._try(solution)
-        elif solution.decrease == 0 or self._options.newton_steps is not None:
+        elif solution.decrease == 0 or self._options.fixed_steps is not None:
             self._ended = "converged"
         else:
             self._try_by_gradient(solution)
@@ -192,17 +201,17 @@ class _Walk:
         """
         share = self._place.norm / self.best.norm if self.best.norm > 0 else math.inf
         first = self._taken == 1 and self._goal.keep_first
-        if self._options.newton_steps is not None or first or share < 1:
+        if self._options.fixed_steps is not None or first or share < 1:
             self.best = self._place
         self._without_gain = 0 if share < self._goal.contraction else self._without_gain + 1
-        if self._options.newton_steps is None and self._without_gain >= _PATIENCE[self._options.curvature]:
+        if self._options.fixed_steps is None and self._without_gain >= _PATIENCE[self._options.curvature]:
             self._ended = self._unless_limited("no_contraction")
 
     def _arrive(self, embeddings: Tensor) -> _Place:
         """A place, with the length of its gradient where the end depends on it."""
         point = self._tilted.objective.at(embeddings)
         place = _Place(point, embeddings, self._tilted.value(point, embeddings))
-        if self._options.newton_steps is None and math.isfinite(place.value):
+        if self._options.fixed_steps is None and math.isfinite(place.value):
             downhill = self._downhill(place)
             place.norm = math.sqrt(self._tilted.inner((downhill, downhill))[0])
         return place

@@ -16,6 +16,13 @@ RowBudget = int | Literal["auto", "all"]
 AUTO_ROWS = 8
 """Rows for each endpoint that an automatic budget lets in."""
 
+PathKind = Literal["ridge", "flow"]
+"""What Lambda holds rows to. ``ridge``: to where they were before the batch, whatever the steps. ``flow``: each step
+holds them to where the one before led, as many times as firmly as there are steps."""
+
+FLOW_STEPS = 4
+"""Steps of ``flow`` where their number is not given."""
+
 AnchorKind = Literal["degree", "gradient"]
 """What holds a row where it was: Lambda = c * sqrt(deg) by the number of its examples, or c * sqrt(S) by the sum S of
 their squared gradients before the batch (docs/method.md)."""
@@ -76,8 +83,9 @@ class SolveOptions:
     """What c is multiplied by."""
     temperature: float = 1.0
     """T of the loss T * l(score / T) that takes the loss's place in residual, curvature and certificate."""
+    path: PathKind = "ridge"
     newton_steps: int | None = None
-    """Steps in each round of rows; None: until the gradient is under the tolerance."""
+    """Steps in each round of rows; None: with ``ridge`` until the gradient is under the tolerance, else FLOW_STEPS."""
     max_newton_steps: int = 30
     """Steps in each round when their number is not given."""
     tolerance: float = 0.1
@@ -108,3 +116,8 @@ class SolveOptions:
     """Type of what curvature products read at the far ends of edges; residuals and sums are float64."""
     storage_dtype: torch.dtype = torch.float32
     """What the tables hold: the update is rounded to it before it is certified."""
+
+    @property
+    def fixed_steps(self) -> int | None:
+        """Newton steps where their number is fixed beforehand."""
+        return FLOW_STEPS if self.path == "flow" and self.newton_steps is None else self.newton_steps

@@ -42,7 +42,7 @@ class PropagatedObjective:
         self.all_ridge = model.l2 * row_totals(block.indptr, block.kept)[:, None] + self._row_decay
         self.lost_ridge = model.l2 * row_totals(block.indptr, block.gone)[:, None]
         self._left = row_totals(block.indptr, (~erased).double()) > 0
-        self.start = self.outputs(self.before, shard.embeddings)
+        self.start = self._examples(self.before.apply(shard.embeddings) if shard.outputs is None else shard.outputs)
         self._tilt: Tensor | None = None
         layers = len(model.layer_weights) - 1
         self._exact_edges = len(block.label) + 2 * layers * len(gone)
@@ -88,10 +88,13 @@ class PropagatedObjective:
         other._anchor = self._anchor.seen_by(other)
         return other
 
-    def outputs(self, propagation: ShardedPropagation, embeddings: Tensor) -> TermsAt:
-        """The examples at the outputs that a graph makes of embeddings (n, d)."""
-        rows = propagation.apply(embeddings)
-        return self._terms.at(rows, self.problem.communicator.gather_rows(self.block.plan, rows), self.dense)
+    def after_erasure(self, embeddings: Tensor) -> TermsAt:
+        """The examples at the outputs that the graph without the erased edges makes of embeddings (n, d)."""
+        return self._examples(self.after.apply(embeddings))
+
+    def _examples(self, outputs: Tensor) -> TermsAt:
+        """The examples at outputs (n, d)."""
+        return self._terms.at(outputs, self.problem.communicator.gather_rows(self.block.plan, outputs), self.dense)
 
     def _select(self, selected: Tensor) -> None:
         """Let these rows (n,) bool move."""
@@ -113,8 +116,13 @@ class PropagatedPoint:
     def __init__(self, objective: PropagatedObjective, embeddings: Tensor) -> None:
         """Outputs, scores and errors at the own rows' embeddings (n, d)."""
         self._objective, self.embeddings = objective, embeddings
-        self.state = objective.outputs(objective.after, embeddings)
+        self.state = objective.after_erasure(embeddings)
         self._everywhere: Tensor | None = None
+
+    @property
+    def outputs(self) -> Tensor:
+        """(n, d) of the own rows."""
+        return self.state.rows
 
     def seen_by(self, objective: PropagatedObjective) -> "PropagatedPoint":
         """The same point with the rows that another objective selects."""

@@ -94,6 +94,8 @@ class Shard:
     """(e,) float64: factor of the example's loss and regulariser; None: all 1."""
     graph: Graph | None = None
     """Of a graph model."""
+    outputs: Tensor | None = None
+    """(n, d) its propagated embeddings, where they are known already."""
     dense: DenseLayout | None = None
     """Of a model with parameters beside its rows; ``rows`` ends with those that this worker owns of them."""
     dense_mass: float = 0.0

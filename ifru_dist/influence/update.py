@@ -62,6 +62,8 @@ class Batch:
             self._room = self._row_budget()
             self._squares = None if problem.options.anchor == "degree" else self._start_squares()
         self._bytes_prepared = communicator.bytes_sent - sent
+        self.outputs: Tensor | None = None
+        """Of a graph model: (n, d) what the last solve's embeddings propagate to, as they are stored."""
 
     def solve(self, damping: float) -> Outcome:
         """Rounds of Newton steps with c = ``damping``, then the certificate.
@@ -93,6 +95,7 @@ class Batch:
             break
         with self._clock("verify"):
             outcome = self._verified(current, rounds)
+        self.outputs = current.point.outputs
         sent = self._communicator.bytes_sent - sent + self._bytes_prepared
         return replace(outcome, seconds=dict(self._clock.seconds), bytes_sent=sent)
 
@@ -138,9 +141,10 @@ class Batch:
 
     def _stage(self, selected: Tensor, objective: Objective, anchor: Tensor) -> "_Stage":
         """The beginning: rows (n,) bool that may move from the model before the batch."""
-        tilted = TiltedObjective(self._shard, objective, anchor, self._reduction)
+        flow = self._options.fixed_steps if self._options.path == "flow" else None
+        tilted = TiltedObjective(self._shard, objective, anchor, self._reduction, flow)
         embeddings = self._shard.embeddings
-        growing = self._count(selected) < self._room and self._options.newton_steps is None
+        growing = self._count(selected) < self._room and self._options.fixed_steps is None
         unfinished = growing and self._options.tolerance < _LOOSE
         return _Stage(selected, tilted, embeddings, objective.at(embeddings), loose=unfinished)
 
@@ -148,7 +152,8 @@ class Batch:
         """The next round, with more rows, from where the last one ended."""
         with self._clock("gradient"):
             following = self._stage(wider, stage.tilted.objective.selecting(wider), anchor)
-        following.embeddings, following.steps_before = stage.embeddings, stage.steps_before + stage.steps
+        if self._options.path == "ridge":  # a flow starts anew: it goes on for a given time, for all rows alike
+            following.embeddings, following.steps_before = stage.embeddings, stage.steps_before + stage.steps
         self._descend(following)
         if following.unfinished and following.steps == 0:  # nothing to judge the round by yet
             self._descend(following)

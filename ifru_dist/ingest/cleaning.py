@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ifru_dist.errors import InputError
+from ifru_dist.errors import InputError, reason_of
 from ifru_dist.ingest.quarantine import QUARANTINE, bad_lines, bad_rows
 from ifru_dist.ingest.sources import Columns, Fragment, MalformedRecord, read_fragment
 from ifru_dist.ingest.values import as_numbers, as_times, has_line_break, is_missing, plain_columns
@@ -77,7 +77,9 @@ def _plain(batch: pa.RecordBatch, fragment: Fragment) -> dict[str, pa.Array]:
     try:
         return plain_columns(batch)
     except pa.ArrowInvalid as error:
-        raise InputError(f"{fragment.path} has an id beyond signed 64 bits ({error}): write ids as strings") from error
+        raise InputError(
+            f"{fragment.path} has an id beyond signed 64 bits ({reason_of(error)}): write ids as strings"
+        ) from error
 
 
 def _judge(plain: dict[str, pa.Array], rule: LabelRule) -> tuple[pa.Table, dict[str, NDArray[np.bool_]]]:

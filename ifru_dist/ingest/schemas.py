@@ -55,7 +55,8 @@ def _check_present(file: LogFile, name: str, option: str) -> None:
     """The column is there once."""
     count = file.schema.names.count(name)
     if count == 0:
-        seen = ", ".join(file.schema.names)
+        # A CSV file without a header would show the ids of its first row.
+        seen = f"a first line of {len(file.schema.names)} values" if file.is_csv else ", ".join(file.schema.names)
         raise InputError(f"{file.path} has no column {name!r}; it has: {seen}. Name the right one by {option}")
     if count > 1:
         raise InputError(f"{file.path} has {count} columns named {name!r}: rename all but one")

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from ifru_dist.errors import InputError
+from ifru_dist.errors import InputError, reason_of
 
 CSV_BLOCK_BYTES = 8 << 20
 """A quoted value that spans lines must fit into two blocks."""
@@ -113,7 +113,7 @@ def open_file(path: Path) -> LogFile:
             metadata = file.metadata
             rows = tuple(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
             return LogFile(path, file.schema_arrow, rows)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(path, "Parquet", error) from error
 
 
@@ -136,14 +136,16 @@ def read_fragment(fragment: Fragment, columns: Columns, malformed: list[Malforme
             batches = _parquet_batches(fragment.path, fragment.row_group, list(names.values()))
         for batch in batches:
             yield batch.select(list(names.values())).rename_columns(list(names))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(fragment.path, kind, error) from error
 
 
 def _parquet_batches(path: Path, row_group: int, names: list[str]) -> Iterator[pa.RecordBatch]:
     """The batches of one row group."""
-    with pq.ParquetFile(path) as file:
-        yield from file.read_row_group(row_group, columns=names, use_threads=False).to_batches()
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        table = file.read_row_group(row_group, columns=names, use_threads=False)
+        table.validate(full=True)  # text and offsets of a damaged file are not checked by its reader
+        yield from table.to_batches()
 
 
 def _csv_batches(fragment: Fragment, names: list[str], malformed: list[MalformedRecord]) -> Iterator[pa.RecordBatch]:
@@ -179,6 +181,6 @@ def _csv_header(path: Path) -> list[str]:
 
 
 def _unreadable(path: Path, kind: str, error: Exception) -> InputError:
-    """The error for a file that cannot be read; Arrow's own words may span lines."""
+    """The error for a file that cannot be read."""
     hint = "look for an unclosed quote or text that is not UTF-8" if kind == "CSV" else "write or copy the file anew"
-    return InputError(f"{path} cannot be read as {kind} ({' '.join(str(error).split())}): {hint}")
+    return InputError(f"{path} cannot be read as {kind} ({reason_of(error)}): {hint}")

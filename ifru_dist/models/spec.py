@@ -4,13 +4,19 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 SHIPPED = ("mf", "biased-mf", "lightgcn", "neumf", "fm")
 """Names of the models that come with the package."""
 
 LossName = Literal["bce", "squared", "bpr"]
 """Binary cross-entropy, half the squared error, or Bayesian personalised ranking against negatives that are drawn."""
+KNOWN_FIELDS_ONLY = ConfigDict(extra="forbid")
+"""For what is read from a manifest: a field that this release does not know may change what the others mean."""
+Width = Annotated[int, Field(ge=1, le=65_536)]
+"""Columns of a row or of a layer."""
+Draws = Annotated[int, Field(ge=1, le=65_536)]
+"""Negatives of a positive."""
 
 
 def _model_name(name: str) -> str:
@@ -27,19 +33,20 @@ ModelName = Annotated[str, AfterValidator(_model_name)]
 class ModelSpec:
     """Architecture, loss and regulariser of an embedding model."""
 
+    __pydantic_config__ = KNOWN_FIELDS_ONLY
     name: ModelName = "mf"
     """mf, biased-mf, lightgcn, neumf, fm, or a class of one's own as package.module:Class."""
-    dim: Annotated[int, Field(ge=1)] = 48
+    dim: Width = 48
     """Embedding dimension; a model may keep further columns, such as a bias."""
     layers: Annotated[int, Field(ge=1, le=4)] = 1
     """Propagation layers of LightGCN; ignored by others."""
-    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (32, 16)
+    hidden: tuple[Width, ...] = (32, 16)
     """Widths of NeuMF's hidden layers; ignored by others."""
     fields: Annotated[int, Field(ge=2)] = 2
     """Tables that an example has a row of: user, item and further fields."""
     loss: LossName = "bce"
     """Loss of one example."""
-    negatives: Annotated[int, Field(ge=1)] = 4
+    negatives: Draws = 4
     """With bpr: negatives drawn for each positive in the objective that unlearning minimises; training draws one anew
     in each epoch."""
     l2: Annotated[float, Field(ge=0)] = 0.0

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import compress, pairwise
 from operator import itemgetter
 
 import numpy as np
@@ -12,6 +12,9 @@ from ifru_dist.errors import SolveError
 
 _NEAR_BEST = 1.1
 """Gaps of the lowest temperature up to so many times the smallest are near it."""
+
+_RANKS_ALIKE = 0.1
+"""Mean log ranks that differ by less are about the same."""
 
 _SAME = 0.01
 """Dampings whose logarithms differ by less are not told apart."""
@@ -97,7 +100,8 @@ def damping_at_vertex(curve: Sequence[CurvePoint]) -> float | None:
     if bend <= 0:
         return None
     vertex = middle.damping * math.exp(0.5 * (below - fall / bend))
-    return vertex if all(abs(math.log(vertex / point.damping)) > _SAME for point in (low, middle, high)) else None
+    new = all(abs(math.log(vertex / point.damping)) > _SAME for point in (low, middle, high))
+    return vertex if new and low.damping < vertex < high.damping else None
 
 
 def damping_beyond(curve: Sequence[CurvePoint]) -> float | None:
@@ -112,7 +116,8 @@ def damping_beyond(curve: Sequence[CurvePoint]) -> float | None:
 def best_curve(curves: Sequence[list[CurvePoint]]) -> list[CurvePoint]:
     """The curve whose best point has the smallest gap, unless the first one, of the lowest temperature, comes near it.
 
-    A temperature is fitted to one sample, and where it gains little there it may lose elsewhere.
+    A temperature is fitted to one sample, and where it gains little there it may lose elsewhere. Of models that are
+    judged by ranks only the curves whose best shift is about the smallest are compared by their gaps.
 
     Args:
         curves: by temperature, ascending.
@@ -123,7 +128,12 @@ def best_curve(curves: Sequence[list[CurvePoint]]) -> list[CurvePoint]:
     usable = [curve for curve in curves if _usable(curve)]
     if not usable:
         best_point([point for curve in curves for point in curve])
-    gaps = [point.gap for point in map(best_point, usable) if point.gap is not None]
+    best = [best_point(curve) for curve in usable]
+    if best[0].rank_shift is not None:
+        least = min(point.distance for point in best if point.distance is not None)
+        alike = [abs(point.rank_shift or 0.0) <= least + _RANKS_ALIKE for point in best]
+        usable, best = list(compress(usable, alike)), list(compress(best, alike))
+    gaps = [point.gap for point in best if point.gap is not None]
     return usable[0] if gaps[0] <= _NEAR_BEST * min(gaps) else usable[gaps.index(min(gaps))]
 
 

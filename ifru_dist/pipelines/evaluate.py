@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from ifru_dist.config import as_dict, validated
-from ifru_dist.errors import ConfigError
+from ifru_dist.errors import ConfigError, WorkspaceError
 from ifru_dist.evaluation.forgetting import forgetting_figures, mean_and_spread, retrained_figures
 from ifru_dist.evaluation.membership import MIN_SHADOWS
 from ifru_dist.evaluation.recovered import recovered_shares
@@ -40,6 +40,8 @@ class EvaluateConfig:
 
     workspace: Path
     """Folder of the workspace."""
+    version: Annotated[int | None, Field(ge=1)] = None
+    """The version; default: the current one."""
     against: Literal["none", "retrain"] = "none"
     """retrain: train reference models on what is left, and compare with them."""
     references: Annotated[int, Field(ge=1)] = 3
@@ -65,7 +67,7 @@ def evaluate(config: EvaluateConfig) -> int:
     config = validated(config)
     _check(config)
     workspace = Workspace(config.workspace)
-    version = open_version(workspace, check_content=True)
+    version = open_version(workspace, config.version, check_content=True)
     check_output(config.output, workspace.root / "reports")
     against = "-against-retrain" if config.against == "retrain" else ""
     folder = config.output or workspace.root / "reports" / f"evaluate-{version.manifest.version:06d}{against}"
@@ -84,6 +86,8 @@ def evaluate_summary(report: dict[str, Any]) -> str:
     ]
     lines = [f"version {report['version']}: {report['erased']} interactions erased since training", ""]
     lines += [markdown_table(rows), ""]
+    if report["erased"] and "original" not in report["methods"]:
+        lines.append("the version that was trained is vacuumed: nothing is measured on what was erased since")
     if "noise_floor" in report:
         lines.append(f"noise floor of the logit gap on erased pairs: {figure(report['noise_floor'])}")
     if "recovery_pairs" in report:
@@ -125,11 +129,8 @@ def _report(config: EvaluateConfig, version: Version) -> dict[str, Any]:
     """All figures (docs/reports.md says what each means)."""
     measurement = Measurement(version)
     erased = len(measurement.erased)
-    if config.against == "retrain" and not erased:
-        raise ConfigError(
-            f"--against retrain: version {version.manifest.version} has erased nothing since it was trained: run "
-            "jobs/unlearn.py first, or leave --against out"
-        )
+    if config.against == "retrain":
+        _require_erased(measurement)
     models = {}
     if erased:
         original = version.original()
@@ -144,12 +145,27 @@ def _report(config: EvaluateConfig, version: Version) -> dict[str, Any]:
         "job": "evaluate",
         "version": version.manifest.version,
         "model": asdict(version.model.spec),
-        "erased": erased,
+        "erased": measurement.n_erased,
         **methods["unlearned"],
         "methods": methods,
         **extra,
         "config": as_dict(config),
     }
+
+
+def _require_erased(measurement: Measurement) -> None:
+    """Refuse a comparison with retraining where no erased pairs are there to be compared on."""
+    version, trained = measurement.version.manifest.version, measurement.version.model.trained_version
+    if not measurement.n_erased:
+        raise ConfigError(
+            f"--against retrain: version {version} has erased nothing since it was trained: run jobs/unlearn.py first, "
+            "or leave --against out"
+        )
+    if not measurement.version.has_original:
+        raise WorkspaceError(
+            f"--against retrain: version {trained}, which trained the model, was vacuumed, and what was erased since "
+            "is in no file any more: leave --against out, or evaluate before jobs/vacuum.py"
+        )
 
 
 def _compare(

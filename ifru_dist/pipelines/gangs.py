@@ -1,8 +1,10 @@
 """How jobs come by workers: the options that all of them share, and the work done with a gang on Ray or in process."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeVar
+from types import TracebackType
+from typing import Annotated, Literal, Self, TypeVar
 
 import torch
 from pydantic import Field
@@ -10,10 +12,10 @@ from pydantic import Field
 from ifru_dist.errors import ConfigError
 from ifru_dist.pipelines.progress import say
 from ifru_dist.pipelines.ray_session import ray_session
-from ifru_dist.sharding.gang import GangOptions, plans_for, with_gang
+from ifru_dist.sharding.gang import GangOptions, StandingGang
 from ifru_dist.sharding.policy import Failure
-from ifru_dist.sharding.solo import WorkerGroup, solo_worker
-from ifru_dist.sharding.worker import WorkerPlan
+from ifru_dist.sharding.solo import SoloWorker, WorkerGroup, kept_threads
+from ifru_dist.sharding.worker import Change, WorkerPlan
 from ifru_dist.workspace.version import Version
 
 Result = TypeVar("Result")
@@ -32,7 +34,73 @@ class GangFlags:
     start_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     """How long to wait for room on the cluster."""
     collective_timeout_s: Annotated[float, Field(gt=0)] = 30.0
-    """How long workers wait for a silent peer before the gang is given up."""
+    """How long workers, or the coordinator, wait for a silent one before the gang is given up."""
+
+
+class Workers:
+    """The workers of a job, who stand from one batch to the next; a context that leaves none behind."""
+
+    def __init__(self, flags: GangFlags) -> None:
+        """Nothing is started before it is needed."""
+        self._flags, self._context = flags, ExitStack()
+        options = GangOptions(
+            gpus_per_worker=flags.gpus_per_worker,
+            start_timeout_s=flags.start_timeout_s,
+            silence_s=flags.collective_timeout_s,
+        )
+        self._gang = StandingGang(options, flags.max_retries)
+        self._session = False
+        self._solo: SoloWorker | None = None
+
+    def run(
+        self, version: Version, work: Callable[[WorkerGroup], Result], on_failure: Callable[[Failure], None]
+    ) -> Result:
+        """Do work with workers that hold a version; it must have no effect before it returns: it may be done again.
+
+        Raises:
+            IfruError: as a worker raised it.
+            GangError: the workers could not be started, or failed too often.
+        """
+        flags = self._flags
+        device = "cuda" if flags.gpus_per_worker else "cpu"
+        count = max(flags.workers, 1)
+        plan = WorkerPlan.for_version(version, count, device=device, timeout_s=flags.collective_timeout_s)
+        if flags.workers == 0:
+            return work(self._in_process(plan))
+        if not self._gang.holds(plan):
+            say(f"starting {flags.workers} workers for version {version.manifest.version}")
+        if not self._session:
+            self._context.enter_context(ray_session(flags.workers))
+            self._session = True
+        return self._gang.run(plan, work, on_failure)
+
+    def advance(self, change: Change) -> None:
+        """Go on to the version that committing the last batch made."""
+        if self._solo is not None:
+            self._solo.call("advance", change)
+        self._gang.advance(change)
+
+    def __enter__(self) -> Self:
+        """The workers themselves."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give the workers and Ray back."""
+        self._gang.close()
+        self._context.close()
+
+    def _in_process(self, plan: WorkerPlan) -> SoloWorker:
+        """The worker in this process: the one that holds the plan's version, or a fresh one."""
+        if self._solo is None:
+            _require_device(self._flags)
+            self._context.enter_context(kept_threads())
+        if self._solo is None or self._solo.digest != plan.digest:
+            say(f"loading version {plan.version} into this process")
+            self._solo = None  # its memory
+            self._solo = SoloWorker(plan)
+        return self._solo
 
 
 def run_on_workers(
@@ -41,23 +109,9 @@ def run_on_workers(
     work: Callable[[WorkerGroup], Result],
     on_failure: Callable[[Failure], None],
 ) -> Result:
-    """Do work with workers that hold a version; it must have no effect before it returns, as it may be done again.
-
-    Raises:
-        IfruError: as a worker raised it.
-        GangError: the workers could not be started, or failed too often.
-    """
-    device = "cuda" if flags.gpus_per_worker else "cpu"
-    plan = WorkerPlan.for_version(version, max(flags.workers, 1), device=device, timeout_s=flags.collective_timeout_s)
-    if flags.workers == 0:
-        _require_device(flags)
-        say(f"loading version {version.manifest.version} into this process")
-        with solo_worker(plan) as worker:
-            return work(worker)
-    say(f"starting {flags.workers} workers for version {version.manifest.version}")
-    options = GangOptions(gpus_per_worker=flags.gpus_per_worker, start_timeout_s=flags.start_timeout_s)
-    with ray_session(flags.workers):
-        return with_gang(plans_for(plan), options, work, max_retries=flags.max_retries, on_failure=on_failure)
+    """Do one piece of work with workers of its own; see ``Workers.run``."""
+    with Workers(flags) as workers:
+        return workers.run(version, work, on_failure)
 
 
 def _require_device(flags: GangFlags) -> None:

@@ -32,6 +32,7 @@ class Measurement:
     def __init__(self, version: Version) -> None:
         """Read the pairs."""
         self.version = version
+        self.n_erased = version.manifest.n_erased - version.workspace.manifest(version.model.trained_version).n_erased
         self.erased = _erased_since_training(version)
         self.kept, self.test = version.train(), version.held_out("test")
         self.touched_rows = np.unique(self.erased.pairs)
@@ -68,6 +69,8 @@ class Measurement:
 
 
 def _erased_since_training(version: Version) -> Interactions:
-    """The examples erased since the model was trained."""
-    ids = np.setdiff1d(version.erased_ids(), version.original().erased_ids(), assume_unique=True)
-    return version.all_examples().take(ids)
+    """The examples erased since the model was trained; none where the version that holds them was vacuumed."""
+    if not version.has_original:
+        return version.train().take(np.empty(0, np.int64))
+    original = version.original()
+    return original.all_examples().take(version.erased_since(original))

@@ -21,6 +21,7 @@ from ifru_dist.pipelines.progress import say
 from ifru_dist.pipelines.ray_session import first_line, ray_session
 from ifru_dist.workspace.dataset import require_unused, write_dataset
 from ifru_dist.workspace.keys import create_key, fingerprint
+from ifru_dist.workspace.layout import MAX_PARTITIONS
 from ifru_dist.workspace.store import Workspace
 
 
@@ -30,7 +31,7 @@ class PreprocessConfig(PrepareOptions):
 
     workspace: Path
     """Folder of the workspace to make."""
-    partitions: Annotated[int, Field(ge=1)] = 256
+    partitions: Annotated[int, Field(ge=1, le=MAX_PARTITIONS)] = 256
     """Virtual partitions; fixed from now on, and the most workers that unlearning can use."""
     quarantine: Path | None = None
     """Parquet file for the rows that cannot be used; by default WORKSPACE/quarantine/rows.parquet."""

@@ -1,7 +1,9 @@
 """Connecting to the Ray cluster that the environment names, or starting a local one for the time of a job."""
 
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,6 +28,7 @@ def ray_session(cpus: int) -> Iterator[None]:
         GangError: the named cluster does not answer.
     """
     address = os.environ.get("RAY_ADDRESS")
+    on_stop = signal.getsignal(signal.SIGTERM)
     try:
         if address:
             _require_listener(address)
@@ -38,6 +41,8 @@ def ray_session(cpus: int) -> Iterator[None]:
             f"no Ray cluster at {address or 'this machine'} ({first_line(error)}): check RAY_ADDRESS and "
             "RAY_AUTH_MODE, or unset RAY_ADDRESS to start a local one"
         ) from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_stop)  # Ray has put its own in the job's place
     try:
         yield
     finally:

@@ -5,7 +5,8 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,12 +14,10 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from ifru_dist.errors import InputError
+from ifru_dist.errors import InputError, reason_of
 from ifru_dist.workspace.ledger import Scope
 from ifru_dist.workspace.version import Version
 
-LONGEST_SHOWN = 60
-"""Characters of an id that a message shows at most."""
 READERS = {".parquet": "Parquet", ".csv": "CSV", ".jsonl": "JSON lines", ".json": "JSON lines"}
 COLUMNS = ("request_id", "scope", "user", "item")
 _WHOLE_FLOAT = re.compile(r"-?[0-9]+\.0+")
@@ -34,12 +33,12 @@ class Request:
     scope: Scope
     user: str | None
     item: str | None
-
-    def describe(self) -> str:
-        """What the request names, for a message to the one who sent it."""
-        named = [f"user {_shown(self.user)}"] if self.user is not None else []
-        named += [f"item {_shown(self.item)}"] if self.item is not None else []
-        return " and ".join(named)
+    received: str = field(default="", compare=False)
+    """UTC time of its file's last change, ISO 8601."""
+    row: int = field(default=0, compare=False)
+    """Its row in the file, from 1."""
+    delivery: str = field(default="", compare=False)
+    """By which a file in a watched folder is known."""
 
 
 def with_integer_ids(requests: Sequence[Request], version: Version) -> list[Request]:
@@ -72,8 +71,9 @@ def read_requests(path: Path, option: str = "--requests") -> list[Request]:
         raise InputError(f"{path} holds no requests: give one row per deletion with columns user and item")
     _check_columns(list(columns), path)
     cells = [_texts(columns.get(name, [None] * rows), name, path) for name in COLUMNS]
+    received = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
     requests = [
-        Request(request_id, _scope(scope, row, path), user, item)
+        Request(request_id, _scope(scope, row, path), user, item, received, row)
         for row, (request_id, scope, user, item) in enumerate(zip(*cells, strict=True), start=1)
     ]
     for row, request in enumerate(requests, start=1):
@@ -91,8 +91,8 @@ def _read_columns(path: Path, option: str) -> tuple[dict[str, list[Any]], int]:
         raise InputError(f"request file {path} is empty: give one row per deletion with columns user and item")
     try:
         return _parse(path)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
+    except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
+        reason = reason_of(error)
         raise InputError(f"request file {path} is no readable {READERS[path.suffix]} ({reason}): repair it") from error
 
 
@@ -101,12 +101,13 @@ def _parse(path: Path) -> tuple[dict[str, list[Any]], int]:
     if path.suffix in (".json", ".jsonl"):
         return _parse_json_lines(path)
     if path.suffix == ".parquet":
-        with pa.parquet.ParquetFile(path) as file:
+        with pa.parquet.ParquetFile(path, page_checksum_verification=True) as file:
             table = file.read()
     else:  # identifiers stay text, so that leading zeros survive
         types = {name: pa.string() for name in COLUMNS}
         convert = pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""])
         table = pa.csv.read_csv(path, convert_options=convert)
+    table.validate(full=True)  # text and offsets of a damaged Parquet file are not checked by its reader
     twice = [name for name, count in Counter(table.column_names).items() if count > 1]
     if twice:
         raise ValueError(f"it has more than one column {twice[0]!r}")
@@ -129,7 +130,7 @@ def _parse_json_lines(path: Path) -> tuple[dict[str, list[Any]], int]:
             except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from None
             if not isinstance(record, dict):
-                raise ValueError(f"line {number}: {line.strip()[:40]} is no object in braces")
+                raise ValueError(f"line {number} is no object in braces")
             records.append(record)
     names = dict.fromkeys(name for record in records for name in record)
     return {name: [record.get(name) for record in records] for name in names}, len(records)
@@ -139,9 +140,11 @@ def _check_columns(names: list[str], path: Path) -> None:
     """Refuse a file that lacks the columns that requests need."""
     missing = {"user", "item"} - set(names)
     if missing and not ("scope" in names and len(missing) == 1):
+        # A CSV file without a header would show the ids of its first row.
+        shown = f"a first line of {len(names)} values" if path.suffix == ".csv" else ", ".join(names)
         raise InputError(
-            f"{path} lacks the column(s) {', '.join(sorted(missing))}; it has {', '.join(names)}: rename the columns "
-            "to user and item, optionally scope and request_id"
+            f"{path} lacks the column(s) {', '.join(sorted(missing))}; it has {shown}: rename the columns to user and "
+            "item, optionally scope and request_id"
         )
 
 
@@ -162,7 +165,7 @@ def _text(value: Any, name: str, row: int, path: Path) -> str | None:
     elif isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     raise InputError(
-        f"{path}, row {row}: the {name} cell holds {value!r} ({type(value).__name__}): write an integer or a text"
+        f"{path}, row {row}: the {name} cell holds a {type(value).__name__} value: write an integer or a text"
     )
 
 
@@ -178,12 +181,7 @@ def _scope(text: str | None, row: int, path: Path) -> Scope:
     for scope in get_args(Scope):
         if text == scope:
             return scope
-    raise InputError(f"{path}, row {row}: scope {text!r} is unknown: use {', '.join(get_args(Scope))}")
-
-
-def _shown(value: str) -> str:
-    """An id as a message shows it."""
-    return repr(value if len(value) <= LONGEST_SHOWN else f"{value[:LONGEST_SHOWN]}...")
+    raise InputError(f"{path}, row {row}: the scope cell holds no known scope: use {', '.join(get_args(Scope))}")
 
 
 def _check_cells(request: Request, row: int, path: Path) -> None:
@@ -203,5 +201,5 @@ def _check_cells(request: Request, row: int, path: Path) -> None:
         if not needed and value is not None:
             raise InputError(
                 f"{path}, row {row}: scope {request.scope} erases everything of that {request.scope}, but the {name} "
-                f"cell holds {_shown(value)}: empty it, or use scope interaction"
+                "cell is filled: empty it, or use scope interaction"
             )

@@ -6,8 +6,15 @@ bound: the norms that rho compares are of summed gradients, which do not grow li
 what all batches together have left.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ifru_dist.influence.outcome import Outcome
+from ifru_dist.workspace.version import Version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,3 +63,26 @@ class ResidualBudget:
             f"{text}\nretraining is due: the score of what batches left is past the budget: run jobs/train.py, which "
             "trains on what is left and starts the sum anew"
         )
+
+
+def still_held(
+    version: Version,
+    examples: NDArray[np.int64],
+    outcomes: Sequence[Outcome],
+    forgotten: NDArray[np.int64],
+    pairs: NDArray[np.int64] | None = None,
+) -> int:
+    """Erased interactions of which something can be left: a row that still stands, or the model's own parameters.
+
+    Args:
+        version: Before the batch.
+        examples: Ids of the erased examples.
+        outcomes: Of the workers.
+        forgotten: Global rows that are reset besides those that lost all their examples.
+        pairs: (examples, 2) their users' and items' rows, where these are known and are all that there are.
+    """
+    if version.model.dense is not None:
+        return len(examples)
+    rows = version.all_examples().take(examples).rows if pairs is None else pairs
+    reset = np.concatenate([*(outcome.emptied.numpy() for outcome in outcomes), forgotten])
+    return int((~np.isin(rows, reset)).any(axis=1).sum())

@@ -141,6 +141,9 @@ class Router:
             status=status,
             interactions=int(counts[position]),
             reason=reason,
+            received=self._requests[position].received,
+            delivery=self._requests[position].delivery,
+            row=self._requests[position].row,
         )
 
     def _outcome(self, position: int, counts: NDArray[np.int64]) -> tuple[Status, str]:

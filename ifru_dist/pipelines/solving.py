@@ -8,7 +8,7 @@ from pydantic import Field
 from ifru_dist.errors import ConfigError
 from ifru_dist.influence.damping import DEFAULT_DAMPING, adam_scale
 from ifru_dist.influence.objective import CurvatureKind
-from ifru_dist.influence.options import AnchorKind, DenseKind, Importance, ProductKind, SolveOptions
+from ifru_dist.influence.options import AnchorKind, DenseKind, Importance, PathKind, ProductKind, SolveOptions
 from ifru_dist.influence.preconditioner import PreconditionerKind
 from ifru_dist.models.base import dense_parameters
 from ifru_dist.models.factory import build_model
@@ -33,8 +33,12 @@ class SolveFlags:
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the influence that is small enough: rounds end when the rows outside hold less of it, and Newton steps
     (auto) when the rows inside do."""
+    path: Literal["auto"] | PathKind = "auto"
+    """ridge: every step holds rows to where they were before the batch; flow: to where the step before led, as many
+    times as firmly as there are steps, as training that was stopped early moved them; auto: flow with the anchor
+    gradient."""
     newton_steps: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Anchored Newton steps in each round of rows; auto: until --tolerance is reached."""
+    """Newton steps in each round of rows; auto: until --tolerance is reached, or 4 of a flow."""
     max_newton_steps: Annotated[int, Field(ge=1)] = 30
     """Steps in each round at most with --newton-steps auto."""
     curvature: CurvatureKind = "gauss-newton"
@@ -93,6 +97,7 @@ class SolveFlags:
             hops=self.hops,
             quantile=self.quantile,
             tolerance=self.tolerance,
+            path=self._path(damping.anchor.kind),
             newton_steps=None if self.newton_steps == "auto" else self.newton_steps,
             max_newton_steps=self.max_newton_steps,
             curvature=self.curvature,
@@ -104,6 +109,12 @@ class SolveFlags:
             solver_tolerance=self.solver_tolerance,
             max_iterations=self.max_iterations,
         )
+
+    def _path(self, anchor: AnchorKind) -> PathKind:
+        """The path of a batch whose rows are held by an anchor."""
+        if self.path == "auto":
+            return "flow" if anchor == "gradient" else "ridge"
+        return self.path
 
 
 @dataclass(frozen=True, kw_only=True)

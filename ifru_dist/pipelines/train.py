@@ -17,7 +17,7 @@ from ifru_dist.models.base import dense_parameters
 from ifru_dist.models.checking import check_new_model
 from ifru_dist.models.factory import build_model
 from ifru_dist.models.parameters import Parameters
-from ifru_dist.models.spec import LossName, ModelName, ModelSpec
+from ifru_dist.models.spec import Draws, LossName, ModelName, ModelSpec, Width
 from ifru_dist.pipelines.progress import say
 from ifru_dist.pipelines.scoring import Scorer
 from ifru_dist.pipelines.validating import top_k_question, validation_of
@@ -39,17 +39,17 @@ class TrainConfig:
     """mf: matrix factorisation; biased-mf: with biases; lightgcn: LightGCN on the graph of the training positives;
     neumf: a small neural tower beside a product; fm: factorisation machine, for workspaces with further fields; or a
     class of your own as package.module:Class (docs/models.md)."""
-    dim: Annotated[int | None, Field(ge=1)] = None
+    dim: Width | None = None
     """Embedding dimension; 48 unless given, that of the file with --from."""
     layers: Annotated[int, Field(ge=1, le=4)] = 1
     """Propagation layers of lightgcn; others have none."""
-    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (32, 16)
+    hidden: tuple[Width, ...] = (32, 16)
     """Widths of neumf's hidden layers; others have none."""
     loss: LossName = "bce"
     """Loss of one example: bce, binary cross-entropy of its score; squared, half the squared error of its score; bpr,
     how its score compares with that of a drawn negative, where interactions with the label 0 are left out. With --from:
     the loss the file was trained with."""
-    negatives: Annotated[int, Field(ge=1)] = 4
+    negatives: Draws = 4
     """With bpr: negatives of each positive in what lbfgs and unlearning minimise; adam draws one in each epoch."""
     l2: Annotated[float, Field(ge=0)] = 0.0
     """(l2 / 2) * squared norms of an example's rows is added to its loss. With --from: as the file was trained."""

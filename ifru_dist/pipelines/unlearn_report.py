@@ -10,7 +10,6 @@ import numpy as np
 from ifru_dist.config import as_dict
 from ifru_dist.influence.options import REMEDIES, SolveOptions
 from ifru_dist.influence.outcome import Outcome
-from ifru_dist.pipelines.requests import Request
 from ifru_dist.pipelines.residual_budget import ResidualBudget
 from ifru_dist.pipelines.routing import Routed
 from ifru_dist.pipelines.solving import ChosenDamping
@@ -91,6 +90,19 @@ def unlearn_summary(report: dict[str, Any], budget: ResidualBudget) -> str:
     return "\n".join([*lines, budget.in_words()])
 
 
+def batch_line(result: BatchResult) -> str:
+    """A batch among many, in one line."""
+    counts, seconds = result.routed.counts(), result.seconds
+    went = f"version {result.version_before} -> {result.version_after}"
+    if result.version_after == result.version_before:
+        went = f"version {result.version_after} stays: nothing to do"
+    return (
+        f"{went}: {counts['received']} requests ({counts['applied']} applied, {counts['duplicate']} erased before, "
+        f"{counts['not_found']} not found), {len(result.routed.examples)} interactions, "
+        f"{seconds['job'] - seconds['startup']:.2f} s"
+    )
+
+
 def _forgotten_in_words(rows: int, held_out: int) -> str:
     """What goes besides training interactions."""
     return f"{rows} users and items with their ids, and {held_out} validation and test pairs"
@@ -113,20 +125,21 @@ def _solver_summary(report: dict[str, Any]) -> list[str]:
     return lines + [f"note: {solver[key]}" for key in ("remedy", "damping_note") if solver[key]]
 
 
-def dry_run_summary(result: BatchResult, requests: Sequence[Request]) -> str:
-    """What would be erased, by request."""
+def dry_run_summary(result: BatchResult) -> str:
+    """What would be erased, by request; their rows in the file stand for what they name, as logs are kept."""
     routed, counts = result.routed, result.routed.counts()
     lines = [
         f"dry run: {len(routed.examples)} interactions of {len(routed.users)} users would be erased; requests: "
         + ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items()),
         _forgotten_in_words(len(routed.forgotten), len(routed.held_out.rows)) + " would go, too",
     ]
-    for row, (request, entry) in enumerate(zip(requests, result.routed.entries, strict=True), start=1):
+    entries = result.routed.entries
+    for row, entry in enumerate(entries, start=1):
         if row > LISTED:
-            lines.append(f"  ... and {len(requests) - LISTED} more")
+            lines.append(f"  ... and {len(entries) - LISTED} more")
             break
         what = f"{entry.interactions} interactions" if entry.status == "applied" else entry.reason
-        lines.append(f"  row {row}: {request.describe()}: {entry.status.replace('_', ' ')}, {what}")
+        lines.append(f"  row {row}: {entry.scope}: {entry.status.replace('_', ' ')}, {what}")
     lines.append(result.residual_budget.in_words())
     return "\n".join([*lines, f"nothing was changed: version {result.version_after} stays current"])
 
@@ -164,6 +177,7 @@ def _solver_report(result: BatchResult) -> dict[str, Any]:
             "anchor": result.damping.anchor.kind,
             "anchor_scale": result.damping.anchor.scale,
             "temperature": result.damping.temperature,
+            "path": result.options.path,
             "curvature": result.options.curvature,
             "preconditioner": result.options.preconditioner,
             "product": result.options.product,

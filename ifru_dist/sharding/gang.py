@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -14,9 +15,12 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ifru_dist.errors import ConfigError, GangError, IfruError
 from ifru_dist.sharding.policy import Failure, decide
-from ifru_dist.sharding.worker import Worker, WorkerPlan
+from ifru_dist.sharding.worker import Change, Worker, WorkerPlan
 
 Result = TypeVar("Result")
+
+_BEAT_S = 1.0
+"""How often workers that are at work are asked for a sign of life."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +33,8 @@ class GangOptions:
     """How long to wait for the cluster to have room."""
     batch_timeout_s: float = 3600
     """How long one call on all workers may take."""
+    silence_s: float = 30
+    """How long a worker may stay silent, whatever it is doing, before the gang is given up."""
 
 
 class _ShardActor:
@@ -53,6 +59,10 @@ class _ShardActor:
         """Call a method of the worker."""
         return getattr(self._worker, method)(*arguments)
 
+    @ray.method(concurrency_group="health")
+    def beat(self) -> None:
+        """Answer, beside whatever else is being done, as long as the process runs."""
+
 
 class Gang:
     """Workers for one version; a context that leaves no actor behind."""
@@ -70,15 +80,18 @@ class Gang:
         self._group = _reserve(len(plans), options)
         try:
             strategy = PlacementGroupSchedulingStrategy(placement_group=self._group)
-            actor: Any = ray.remote(
+            remote: Any = ray.remote  # its types know no concurrency groups
+            actor = remote(
                 num_cpus=options.cpus_per_worker,
                 num_gpus=options.gpus_per_worker,
                 max_restarts=0,
+                concurrency_groups={"health": 1},
                 scheduling_strategy=strategy,
             )(_ShardActor)
             self._actors = [actor.remote() for _ in plans]
             path = [folder for folder in sys.path if folder]
-            self._get([actor.load.remote(plan, path) for actor, plan in zip(self._actors, plans, strict=True)])
+            loaded = [actor.load.remote(plan, path) for actor, plan in zip(self._actors, plans, strict=True)]
+            self._get(loaded, silence_s=options.start_timeout_s)  # their processes have to start first
             address = self._get(self._actors[0].rendezvous.remote())
             self.call("connect", address)
         except BaseException:
@@ -113,16 +126,32 @@ class Gang:
         """Close the gang."""
         self.close()
 
-    def _get(self, references: Any) -> Any:
+    def _wait(self, references: list[Any], silence_s: float) -> None:
+        """Wait for all calls, or for the first that fails; ask the workers for signs of life meanwhile."""
+        started = asked = time.monotonic()
+        beats: list[Any] = [actor.beat.remote() for actor in self._actors]
+        waiting = references
+        while waiting:
+            done, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_BEAT_S)
+            ray.get(done)  # the error of one that failed: the others may wait for it in vain
+            silent, now = len(beats) - len(ray.wait(beats, num_returns=len(beats), timeout=0)[0]), time.monotonic()
+            if not silent:
+                beats, asked = [actor.beat.remote() for actor in self._actors], now
+            elif waiting and now - asked > silence_s:
+                raise _AttemptError(f"{silent} of {len(beats)} workers were silent for {silence_s:g} s")
+            if waiting and now - started > self._options.batch_timeout_s:
+                raise _AttemptError(f"the workers did not answer within {self._options.batch_timeout_s:g} s")
+
+    def _get(self, references: Any, silence_s: float | None = None) -> Any:
         """Results of remote calls, or the failure in our own words."""
         try:
-            return ray.get(references, timeout=self._options.batch_timeout_s)
+            limit = self._options.silence_s if silence_s is None else silence_s
+            self._wait(references if isinstance(references, list) else [references], limit)
+            return ray.get(references)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, IfruError):
                 raise error.cause from None
             raise _AttemptError(f"a worker failed: {_last_line(error)}") from error
-        except ray.exceptions.GetTimeoutError as error:
-            raise _AttemptError(f"the workers did not answer within {self._options.batch_timeout_s:g} s") from error
         except ray.exceptions.RayError as error:
             raise _AttemptError(f"a worker was lost: {_last_line(error)}") from error
 
@@ -131,33 +160,70 @@ class _AttemptError(GangError):
     """A failure that fresh workers may not meet again."""
 
 
-def with_gang(
-    plans: list[WorkerPlan],
-    options: GangOptions,
-    work: Callable[[Gang], Result],
-    *,
-    max_retries: int,
-    on_failure: Callable[[Failure], None],
-) -> Result:
-    """Do work with a gang; when the gang fails, tear it down, build another one and do the work again.
+class StandingGang:
+    """A gang that stands from one piece of work to the next; when it fails it is torn down and another one is built."""
 
-    The work must not have effects before it returns: every attempt starts from the last committed version.
+    def __init__(self, options: GangOptions, max_retries: int) -> None:
+        """Nothing is started yet.
 
-    Raises:
-        GangError: the gang failed more often than ``max_retries`` times.
-        IfruError: as a worker raised it; that would only come again.
-    """
-    attempt = 1
-    while True:
+        Args:
+            options: what gangs ask of the cluster.
+            max_retries: how often a piece of work is tried again, on a fresh gang each time.
+        """
+        self._options, self._max_retries = options, max_retries
+        self._gang: Gang | None = None
+        self._digest: str | None = None
+
+    def run(self, plan: WorkerPlan, work: Callable[[Gang], Result], on_failure: Callable[[Failure], None]) -> Result:
+        """Do work with workers that hold the plan's version.
+
+        The work must not have effects before it returns: every attempt starts from the last committed version.
+
+        Raises:
+            GangError: the gang failed more often than ``max_retries`` times.
+            IfruError: as a worker raised it; that would only come again. The gang is torn down.
+        """
+        attempt = 1
+        while True:
+            try:
+                return work(self._holding(plan))
+            except _AttemptError as error:
+                self.close()
+                failure = Failure(attempt, str(error))
+                on_failure(failure)
+                if decide(failure, self._max_retries) == "give_up":
+                    raise GangError(f"{error}; gave up after {attempt} attempt(s), nothing was committed") from error
+                attempt += 1
+            except BaseException:
+                self.close()
+                raise
+
+    def advance(self, change: Change) -> None:
+        """Hold the version that committing a batch made; a gang that cannot is torn down."""
+        if self._gang is None:
+            return
         try:
-            with Gang(plans, options) as gang:
-                return work(gang)
-        except _AttemptError as error:
-            failure = Failure(attempt, str(error))
-            on_failure(failure)
-            if decide(failure, max_retries) == "give_up":
-                raise GangError(f"{error}; gave up after {attempt} attempt(s), nothing was committed") from error
-            attempt += 1
+            self._gang.call("advance", change)
+            self._digest = change.digest
+        except _AttemptError:
+            self.close()
+
+    def close(self) -> None:
+        """Tear the gang down, if there is one."""
+        if self._gang is not None:
+            self._gang.close()
+        self._gang = self._digest = None
+
+    def holds(self, plan: WorkerPlan) -> bool:
+        """Whether a gang stands that holds the plan's version."""
+        return self._gang is not None and self._digest == plan.digest
+
+    def _holding(self, plan: WorkerPlan) -> Gang:
+        """A gang that holds the plan's version: the one that stands, or a fresh one."""
+        if self._gang is None or not self.holds(plan):
+            self.close()
+            self._gang, self._digest = Gang(plans_for(plan), self._options), plan.digest
+        return self._gang
 
 
 def plans_for(plan: WorkerPlan) -> list[WorkerPlan]:

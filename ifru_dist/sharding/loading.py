@@ -12,7 +12,6 @@ from torch import Tensor
 from ifru_dist.influence.communicator import Ownership
 from ifru_dist.influence.shard import DenseLayout, Graph, Shard
 from ifru_dist.models.base import Model
-from ifru_dist.models.checking import check_score
 from ifru_dist.models.negatives import Negatives
 from ifru_dist.sharding.placement import ownership_of
 from ifru_dist.workspace.graph import Incidence
@@ -25,28 +24,21 @@ def dense_layout(version: Version, model: Model) -> DenseLayout | None:
     return DenseLayout(shapes=shapes, first_row=version.layout.n_rows, width=model.width) if shapes else None
 
 
-def load_shard(
-    version: Version, incidence: Incidence, partitions: Sequence[int], model: Model, *, holds_dense: bool
-) -> Shard:
-    """The rows of some partitions with their embeddings and what is left of the training examples, on the CPU.
+def load_shard(version: Version, incidence: Incidence, embeddings: Tensor, model: Model, *, holds_dense: bool) -> Shard:
+    """The rows of a worker's partitions with what is left of the training examples, on the CPU.
 
     Args:
         version: the version.
         incidence: its examples at these rows.
-        partitions: this worker's.
+        embeddings: (n, d) float64, of these rows.
         model: the version's model.
         holds_dense: whether this worker owns the dense parameters.
-
-    Raises:
-        ConfigError: the model's class does not score what the version holds.
     """
-    embeddings = torch.from_numpy(version.embeddings_of(partitions))
-    check_score(model, embeddings.shape[1], {name: torch.from_numpy(part) for name, part in version.dense().items()})
     edges = _pairwise_edges(version, incidence.rows, model) if model.sampled_negatives else _edges(version, incidence)
     shard = Shard(
         rows=torch.from_numpy(incidence.rows),
         partition=torch.from_numpy(version.layout.partition_of(incidence.rows)),
-        embeddings=embeddings.double(),
+        embeddings=embeddings,
         indptr=torch.from_numpy(edges.indptr),
         others=torch.from_numpy(edges.others),
         label=torch.from_numpy(edges.label).double(),

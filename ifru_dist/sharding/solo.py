@@ -24,16 +24,28 @@ class SoloWorker:
         self._worker = Worker(plan)
         self._worker.connect("")
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the manifest of the version that it holds."""
+        return self._worker.plan.digest
+
     def call(self, method: str, *arguments: Any) -> list[Any]:
         """Call a method of the worker."""
         return [getattr(self._worker, method)(*arguments)]
 
 
 @contextmanager
-def solo_worker(plan: WorkerPlan) -> Iterator[SoloWorker]:
-    """The worker of a plan for one; a worker sets the number of torch's threads, which is given back afterwards."""
+def kept_threads() -> Iterator[None]:
+    """Give back the number of torch's threads, which a worker sets."""
     threads = torch.get_num_threads()
     try:
-        yield SoloWorker(plan)
+        yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def solo_worker(plan: WorkerPlan) -> Iterator[SoloWorker]:
+    """The worker of a plan for one."""
+    with kept_threads():
+        yield SoloWorker(plan)

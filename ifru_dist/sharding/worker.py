@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ifru_dist.errors import WorkspaceError
 from ifru_dist.influence.communicator import Communicator, LocalCommunicator
@@ -16,8 +17,9 @@ from ifru_dist.influence.kernels import kernels_for
 from ifru_dist.influence.options import SolveOptions
 from ifru_dist.influence.outcome import Outcome
 from ifru_dist.influence.problem import Problem
-from ifru_dist.influence.shard import edges_of
+from ifru_dist.influence.shard import Shard, edges_of
 from ifru_dist.influence.update import Batch
+from ifru_dist.models.checking import check_score
 from ifru_dist.models.factory import build_model
 from ifru_dist.sharding.communicator import GangCommunicator, join_group
 from ifru_dist.sharding.loading import load_shard, on_device, worker_ownership
@@ -86,6 +88,22 @@ class Found:
     """(found, 2) global user and item row of the example."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What a committed batch changed, for workers that held the version before."""
+
+    version: int
+    """The version that the batch made."""
+    digest: str
+    """SHA-256 of its manifest."""
+    examples: NDArray[np.int64]
+    """Ids of the erased examples."""
+    rows: NDArray[np.int64]
+    """Global rows with new embeddings, ascending."""
+    values: NDArray[np.float32]
+    """(rows, d) these embeddings."""
+
+
 class Worker:
     """The rows of a worker's partitions and the edges at them, for one version."""
 
@@ -102,15 +120,16 @@ class Worker:
         self._layout = version.layout
         self._model = build_model(version.model.spec)
         self._n_examples = version.manifest.n_examples
-        partitions = plan.owned[plan.rank]
-        self._incidence = version.incidence_of(partitions)
-        last = plan.rank == plan.world_size - 1
-        shard = load_shard(version, self._incidence, partitions, self._model, holds_dense=last)
-        self._shard = on_device(shard, self.device)
+        self._incidence = version.incidence_of(self._partitions)
+        embeddings = torch.from_numpy(version.embeddings_of(self._partitions))
+        dense = {name: torch.from_numpy(part) for name, part in version.dense().items()}
+        check_score(self._model, embeddings.shape[1], dense)
+        self._shard = self._loaded(version, embeddings.double())
         self._ownership = worker_ownership(version, self._model, plan.owned, self.device)
         self._kernels = kernels_for(self.device)
         self._communicator: Communicator | None = None
         self._prepared: tuple[Batch, SolveOptions] | None = None
+        self._outputs: Tensor | None = None
 
     def connect(self, address: str) -> None:
         """Join the gang's process group at ``host:port``; a gang of one needs none."""
@@ -119,6 +138,43 @@ class Worker:
             return
         join_group(address, self.plan.rank, self.plan.world_size, self.device, self.plan.timeout_s)
         self._communicator = GangCommunicator(self._ownership, self.device)
+
+    def advance(self, change: Change) -> None:
+        """Hold the version that a batch made which these workers solved, to the same bits as if it had been loaded.
+
+        Embeddings change in place, erased examples drop out, and the outputs of a graph model are those that the solve
+        ended with: nothing is read of the tables and the graph.
+
+        Raises:
+            WorkspaceError: this node does not see the version.
+        """
+        self.plan = replace(self.plan, version=change.version, digest=change.digest)
+        version, rows = _open_shared(self.plan), self._incidence.rows
+        goes = np.zeros(self._n_examples, dtype=bool)
+        goes[change.examples] = True
+        self._incidence = self._incidence.keep_edges(~goes[self._incidence.example])
+        position = _positions(rows, change.rows, self._layout.n_rows)
+        own = torch.from_numpy(position[position >= 0]).to(self.device)
+        values = torch.from_numpy(change.values[position >= 0]).to(self.device, torch.float64)
+        embeddings = self._shard.embeddings[: len(rows)].clone()
+        embeddings[own] = values
+        outputs, self._outputs = self._outputs, None
+        self._shard = self._loaded(version, embeddings.cpu())
+        if outputs is not None:
+            alone = torch.diff(self._shard.graph.indptr)[own] == 0 if self._shard.graph else own < 0
+            outputs[own[alone]] = self._model.layer_weights[0] * values[alone]  # rows that were reset
+            self._shard = replace(self._shard, outputs=outputs)
+
+    @property
+    def _partitions(self) -> tuple[int, ...]:
+        """Those of this worker."""
+        return self.plan.owned[self.plan.rank]
+
+    def _loaded(self, version: Version, embeddings: Tensor) -> Shard:
+        """The shard of a version from the embeddings of its rows and its incidence."""
+        last = self.plan.rank == self.plan.world_size - 1
+        shard = load_shard(version, self._incidence, embeddings, self._model, holds_dense=last)
+        return on_device(shard, self.device)
 
     def process_id(self) -> int:
         """Id of the worker's process on its host."""
@@ -171,7 +227,9 @@ class Worker:
         if self._prepared is None:
             raise RuntimeError("a batch was to be solved before prepare")
         batch, options = self._prepared
-        return _on_host(batch.solve(damping), options.storage_dtype)
+        outcome = batch.solve(damping)
+        self._outputs = batch.outputs
+        return _on_host(outcome, options.storage_dtype)
 
     def _batch(self, examples: NDArray[np.int64], options: SolveOptions) -> Batch:
         """The batch that erases examples (by id)."""

@@ -17,7 +17,7 @@ import pyarrow.csv
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from ifru_dist.errors import InputError
+from ifru_dist.errors import InputError, reason_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +43,12 @@ def read_id_list(folder: Path, table: str) -> IdList:
     id_name, row_name = ("org_id", "remap_id") if path.suffix == ".txt" else ("id", "row")
     try:
         columns = _read(path, id_name, row_name).select([id_name, row_name])
+        columns.validate(full=True)
         ids, rows = _as_ids(path, columns.column(0)), _as_rows(path, columns.column(1))
-    except (pa.ArrowException, OSError, KeyError) as error:
-        reason = " ".join(str(error).split())
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise InputError(
-            f"{path}: the list of ids cannot be read ({reason}): it needs the columns {id_name} and {row_name}"
+            f"{path}: the list of ids cannot be read ({reason_of(error)}): it needs the columns {id_name} and "
+            f"{row_name}"
         ) from None
     order = np.argsort(rows, kind="stable")
     wrong = np.flatnonzero(rows[order] != np.arange(len(rows)))
@@ -72,7 +73,7 @@ def _only_list(folder: Path, table: str) -> Path:
 def _read(path: Path, id_name: str, row_name: str) -> pa.Table:
     """Two columns of a list; ids of text files stay text, so that leading zeros survive."""
     if path.suffix == ".parquet":
-        return pa.parquet.ParquetFile(path).read(columns=[id_name, row_name])
+        return pa.parquet.ParquetFile(path, page_checksum_verification=True).read(columns=[id_name, row_name])
     separated = pa.csv.ParseOptions(delimiter=" ", quote_char=False) if path.suffix == ".txt" else None
     types = pa.csv.ConvertOptions(
         column_types={id_name: pa.large_string(), row_name: pa.int64()},

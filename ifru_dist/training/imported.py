@@ -20,12 +20,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ifru_dist.errors import ConfigError, InputError
+from ifru_dist.errors import ConfigError, InputError, reason_of
 from ifru_dist.training.id_lists import read_id_list
 from ifru_dist.training.tensor_files import Arrays, read_arrays
 
 DENSE_PREFIX = "dense."
 """Before the name of a dense parameter in a file."""
+MOST_COLUMNS = 2 * 65_536
+"""Columns of a table at most: the widest rows of the widest model have so many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +136,10 @@ def _checked_table(path: Path, name: str, embeddings: NDArray[Any]) -> NDArray[n
             f"{path}: array '{name}' has shape {embeddings.shape} and type {embeddings.dtype}: "
             "embeddings must be floats of shape (rows, dim)"
         )
+    if embeddings.shape[1] > MOST_COLUMNS:
+        raise InputError(
+            f"{path}: array '{name}' has {embeddings.shape[1]} columns: {MOST_COLUMNS} at most can be used"
+        )
     embeddings = _as_float32(embeddings)
     bad_rows = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
     if len(bad_rows):
@@ -194,36 +200,34 @@ def _checked_ids(where: str, ids: NDArray[Any], name: str, n_embeddings: int) ->
         raise InputError(
             f"{where} has {len(ids)} ids for the {n_embeddings} rows of '{name}': export one id for each embedding"
         )
-    index = _id_index(ids)
-    duplicates = index[index.duplicated()].unique()
-    if len(duplicates):
+    index = _id_index(where, ids)
+    repeated = np.flatnonzero(index.duplicated())
+    if len(repeated):
         raise InputError(
-            f"{where} holds {len(duplicates)} ids more than once, such as "
-            f"{_shown(duplicates)}: keep one embedding for each id"
+            f"{where} holds {len(index[repeated].unique())} ids more than once, the first again in row {repeated[0]}: "
+            "keep one embedding for each id"
         )
     return _Ids(where, index)
 
 
 def _positions(ids: _Ids, table: str, row_ids: NDArray[Any]) -> NDArray[np.intp]:
     """Where in the file each of the workspace's rows is, (rows,)."""
-    known, wanted = ids.index, _id_index(row_ids)
+    known, wanted = ids.index, _id_index(f"table '{table}'", row_ids)
     if (known.dtype.kind in "iu") != (wanted.dtype.kind in "iu"):
         known, wanted = known.astype(str), wanted.astype(str)
     positions: NDArray[np.intp] = known.get_indexer(wanted)
-    missing = wanted[positions < 0]
+    missing = np.flatnonzero(positions < 0)
     if len(missing):
         raise InputError(
-            f"{ids.where} lacks {len(missing)} of the workspace's {len(wanted)} ids of table "
-            f"'{table}', such as {_shown(missing)}: train on the same interactions, or export every embedding"
+            f"{ids.where} lacks {len(missing)} of the workspace's {len(wanted)} ids of table '{table}': train on the "
+            "same interactions, or export every embedding"
         )
     return positions
 
 
-def _id_index(ids: NDArray[Any]) -> pd.Index:
+def _id_index(where: str, ids: NDArray[Any]) -> pd.Index:
     """Ids as an index of integers, or else of strings."""
-    return pd.Index(ids if ids.dtype.kind in "iu" else ids.astype(str))
-
-
-def _shown(ids: pd.Index) -> str:
-    """Up to three ids, as a message shows them."""
-    return ", ".join(repr(identifier) for identifier in ids[:3].tolist())
+    try:
+        return pd.Index(ids if ids.dtype.kind in "iu" else ids.astype(str))
+    except ValueError as error:
+        raise InputError(f"{where} holds {reason_of(error)}: write ids as Unicode text or integers") from None

@@ -21,12 +21,14 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from ifru_dist.errors import ConfigError, InputError
+from ifru_dist.errors import ConfigError, IfruError, InputError, reason_of
+from ifru_dist.training.archives import check_stored, read_member
 
 READABLE = (".npz", ".safetensors", ".pt", ".pth", ".pt.tar", ".pth.tar")
 WRITABLE = (".npz", ".safetensors", ".pt")
 _SAFETENSORS_HEADER_BYTES = 99_000_000
 """Readers of .safetensors refuse a header beyond 100 MB, and text stands in the header."""
+_ZIP_BEGINS = b"PK\x03\x04"
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -44,9 +46,13 @@ def read_arrays(path: Path, wanted: Callable[[str], bool]) -> Arrays:
     read = {".npz": _read_npz, ".safetensors": _read_safetensors}.get(suffix, _read_torch)
     try:
         return read(path, wanted)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: the embeddings cannot be read ({reason}): check the path, or export again") from None
+    except IfruError:
+        raise
+    except Exception as error:  # torn bytes fail anywhere in the parsers, with any type of exception
+        raise InputError(
+            f"{path}: the embeddings cannot be read ({type(error).__name__}: {reason_of(error)}): check the path, or "
+            "export again"
+        ) from None
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], manifest: str) -> int:
@@ -82,11 +88,9 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], manifest: str) 
 
 def _read_npz(path: Path, wanted: Callable[[str], bool]) -> Arrays:
     """Arrays of a .npz file; pickled objects are refused."""
-    archive = np.load(path, allow_pickle=False)
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise ValueError("not an archive of named arrays")
-    with archive:
-        return {name: archive[name] for name in archive.files if wanted(name)}
+    with zipfile.ZipFile(path) as archive:
+        members = {name.removesuffix(".npy"): info for name, info in archive.NameToInfo.items()}
+        return {name: read_member(path, archive, info) for name, info in members.items() if wanted(name)}
 
 
 def _read_safetensors(path: Path, wanted: Callable[[str], bool]) -> Arrays:
@@ -100,10 +104,15 @@ def _read_safetensors(path: Path, wanted: Callable[[str], bool]) -> Arrays:
 
 def _read_torch(path: Path, wanted: Callable[[str], bool]) -> Arrays:
     """Tensors and lists of a file of torch's; the unpickler makes tensors and plain containers, nothing else."""
+    with path.open("rb") as file:
+        is_zip = file.read(len(_ZIP_BEGINS)) == _ZIP_BEGINS
+    if is_zip:
+        check_stored(path)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # the error that follows says what matters
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            # Mapped, a tensor that claims more bytes than its storage has is refused; else it would reach beyond it.
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except OSError:
         raise
     except Exception as error:  # torn bytes fail anywhere in the unpickler, with any type of exception

@@ -1,8 +1,8 @@
-"""The ways in which a new version follows an old one: a model is trained, imported or calibrated, a batch is erased."""
+"""The ways in which a new version follows an old one: a model is made or restored, a batch erased, files vacuumed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from ifru_dist.models.parameters import Parameters
 from ifru_dist.models.spec import ModelSpec
 from ifru_dist.workspace.dense import write_dense
-from ifru_dist.workspace.files import FileEntry, write_table
+from ifru_dist.workspace.files import FileEntry, Staging, write_table
+from ifru_dist.workspace.folding import appended, fold_deltas, fold_rows
 from ifru_dist.workspace.layout import HELD_OUT, Layout
 from ifru_dist.workspace.ledger import LedgerEntry, write_requests, write_suppression
 from ifru_dist.workspace.manifest import Calibration, Manifest, ModelRecord
@@ -59,6 +60,22 @@ class Erasure:
     """All of the model's own parameters as they are now; None where they are as before."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Restoration:
+    """What becomes of an older version's model before it is current again."""
+
+    rows: NDArray[np.int64]
+    """Global rows that change, ascending."""
+    values: NDArray[np.float32]
+    """Their new embeddings (rows, dim)."""
+    dense: Mapping[str, NDArray[np.float32]] | None
+    """All of the model's own parameters as they are then; None where they are as in the older version."""
+    unsolved_interactions: float
+    """A score of what unlearning left: influence residual times interactions."""
+    summary: dict[str, object]
+    """Counts for the manifest."""
+
+
 def commit_model(version: Version, model: NewModel) -> Manifest:
     """Commit a model on the data of a version. The caller holds the lock."""
     workspace = version.workspace
@@ -89,43 +106,73 @@ def commit_erasure(version: Version, erasure: Erasure) -> Manifest:
 
     What a batch does not erase costs no file.
     """
-    root, old, layout = version.workspace.root, version.manifest, version.layout
-    examples, rows = erasure.examples, erasure.rows
-    tombstones = [write_table(root, "examples/erased", {"example": examples})] if len(examples) else []
-    deltas = [write_delta(root, layout, rows, erasure.values)] if len(rows) else []
-    requests = write_requests(root, erasure.requests, old.version + 1)
-    suppression = write_suppression(root, erasure.suppressed)
+    old = version.manifest
+    with Staging(version.workspace.root) as staging:
+        changes = _erased(staging, version, erasure)
     return _commit(
-        version,
-        kind="unlearn",
-        tombstones=(*old.tombstones, *tombstones),
-        n_erased=old.n_erased + len(erasure.examples),
-        forgotten=(*old.forgotten, *_write_forgotten(root, layout, erasure.forgotten)),
-        held_out_erased=(*old.held_out_erased, *_write_held_out(root, erasure.held_out)),
-        model=replace(
-            version.model,
-            deltas=(*version.model.deltas, *deltas),
-            dense=version.model.dense if erasure.dense is None else write_dense(root, erasure.dense),
-            unsolved_interactions=version.model.unsolved_interactions + erasure.unsolved_interactions,
-        ),
-        requests=(*old.requests, requests),
-        suppression=(*old.suppression, suppression),
-        extra=erasure.summary,
+        version, kind="unlearn", n_erased=old.n_erased + len(erasure.examples), extra=erasure.summary, **changes
     )
 
 
-def _write_forgotten(root: Path, layout: Layout, rows: NDArray[np.int64]) -> list[FileEntry]:
+def _erased(staging: Staging, version: Version, erasure: Erasure) -> dict[str, Any]:
+    """Write what a batch changes; returns the manifest's lists with it."""
+    old, layout = version.manifest, version.layout
+    new = {
+        "tombstones": _write_tombstones(staging, erasure.examples),
+        "forgotten": _write_forgotten(staging, layout, erasure.forgotten),
+        "held_out_erased": _write_held_out(staging, erasure.held_out),
+        "requests": [write_requests(staging, erasure.requests, old.version + 1)],
+        "suppression": [write_suppression(staging, erasure.suppressed)],
+    }
+    lists = {name: appended(staging, getattr(old, name), entries, fold_rows) for name, entries in new.items()}
+    return {**lists, "model": _changed_model(staging, version, erasure)}
+
+
+def commit_restoration(version: Version, older: Version, restoration: Restoration) -> Manifest:
+    """Commit an older version's model, changed, on the data of a version. The caller holds the lock."""
+    with Staging(version.workspace.root) as staging:
+        model = _changed_model(staging, older, restoration)
+    return _commit(version, kind="restore", model=model, extra=restoration.summary)
+
+
+def commit_vacuum(version: Version, rewritten: Mapping[str, Any], retained_from: int) -> Manifest:
+    """Commit a compaction, where there was one, and from which version on files are kept. The caller holds the lock.
+
+    Only once this is durable may files be deleted: whoever goes on after a crash knows what was to go.
+    """
+    kind = "compact" if rewritten else "vacuum"
+    return _commit(version, kind=kind, retained_from=retained_from, extra={"retained_from": retained_from}, **rewritten)
+
+
+def _changed_model(staging: Staging, version: Version, change: Erasure | Restoration) -> ModelRecord:
+    """A version's model with what unlearning changed of it."""
+    model, layout = version.model, version.layout
+    deltas = [write_delta(staging, layout, change.rows, change.values)] if len(change.rows) else []
+    return replace(
+        model,
+        deltas=appended(staging, model.deltas, deltas, fold_deltas(layout)),
+        dense=model.dense if change.dense is None else write_dense(staging, change.dense),
+        unsolved_interactions=model.unsolved_interactions + change.unsolved_interactions,
+    )
+
+
+def _write_tombstones(staging: Staging, examples: NDArray[np.int64]) -> list[FileEntry]:
+    """The ids of a batch's examples, as a file where there are any."""
+    return [write_table(staging, "examples/erased", {"example": examples})] if len(examples) else []
+
+
+def _write_forgotten(staging: Staging, layout: Layout, rows: NDArray[np.int64]) -> list[FileEntry]:
     """The forgotten rows of a batch, as a file where there are any. It holds no id."""
     columns = {"table": layout.table_of(rows).astype(np.int8), "row": layout.local(rows)}
-    return [write_table(root, "ids/forgotten", columns)] if len(rows) else []
+    return [write_table(staging, "ids/forgotten", columns)] if len(rows) else []
 
 
-def _write_held_out(root: Path, positions: Mapping[str, NDArray[np.int64]]) -> list[FileEntry]:
+def _write_held_out(staging: Staging, positions: Mapping[str, NDArray[np.int64]]) -> list[FileEntry]:
     """The held-out pairs that a batch erases by themselves, as a file where there are any."""
     parts = [positions.get(part, np.empty(0, np.int64)) for part in HELD_OUT]
     index = np.repeat(np.arange(len(HELD_OUT), dtype=np.int8), [len(part) for part in parts])
     columns = {"part": index, "position": np.concatenate(parts)}
-    return [write_table(root, "split/erased", columns)] if len(index) else []
+    return [write_table(staging, "split/erased", columns)] if len(index) else []
 
 
 def _commit(version: Version, kind: str, **changes: object) -> Manifest:

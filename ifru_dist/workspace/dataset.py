@@ -1,7 +1,7 @@
 """Writing the data of a workspace: ids, examples, graph and held-out pairs become the first version."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ifru_dist.errors import WorkspaceError
 from ifru_dist.interactions import Interactions
-from ifru_dist.workspace.files import FileEntry, write_batches, write_table
+from ifru_dist.workspace.files import FileEntry, Staging, write_batches, write_table
 from ifru_dist.workspace.graph import write_graph
 from ifru_dist.workspace.layout import Layout
 from ifru_dist.workspace.manifest import Manifest
@@ -51,7 +51,8 @@ def write_dataset(workspace: Workspace, data: Dataset, partitions: int) -> Manif
     require_unused(workspace)
     root = workspace.root
     layout = Layout(partitions=partitions, sizes=tuple(len(ids) for ids in data.ids), tables=data.tables)
-    graph, degrees = write_graph(root, layout, data.train)
+    train = replace(data.train, ids=None)
+    graph, degrees = write_graph(root, layout, train)
     manifest = Manifest(
         version=1,
         parent=None,
@@ -60,40 +61,47 @@ def write_dataset(workspace: Workspace, data: Dataset, partitions: int) -> Manif
         key_fingerprint=data.key_fingerprint,
         epoch=1,
         layout=layout,
-        ids=tuple(
-            write_table(root, f"ids/{name}", {"id": ids}) for name, ids in zip(data.tables, data.ids, strict=True)
-        ),
-        examples=_write_examples(root, layout, data.train),
+        ids=tuple(write_ids(root, name, ids) for name, ids in zip(data.tables, data.ids, strict=True)),
+        examples=write_examples(root, layout, train),
         n_examples=len(data.train),
         graph=graph,
         degrees=degrees,
-        valid=_write_held_out(root, "split/valid", layout, data.valid),
-        test=_write_held_out(root, "split/test", layout, data.test),
+        valid=write_held_out(root, "valid", layout, data.valid),
+        test=write_held_out(root, "test", layout, data.test),
         extra=data.extra,
     )
     workspace.commit(manifest)
     return manifest
 
 
-def _write_examples(root: Path, layout: Layout, train: Interactions) -> FileEntry:
-    """The examples, one record batch per partition of the user's row, by example id within it."""
+def write_examples(root: Path | Staging, layout: Layout, train: Interactions) -> FileEntry:
+    """Write examples, one record batch per partition of the user's row, by example id within it.
+
+    They come by id: the position, where they have none.
+    """
     schema = pa.schema([("example", pa.int64()), *((name, pa.int32()) for name in layout.tables), ("label", pa.int8())])
     partition = train.rows[:, 0] % layout.partitions
     order = np.argsort(partition, kind="stable")
     bounds = np.concatenate([[0], np.cumsum(np.bincount(partition, minlength=layout.partitions))])
+    ids = np.arange(len(train)) if train.ids is None else train.ids
 
     def batches() -> Iterator[pa.RecordBatch]:
         for start, stop in pairwise(bounds):
             chosen = order[start:stop]
-            columns = [chosen, *_stored_columns(layout, train.take(chosen)).values()]
+            columns = [ids[chosen], *_stored_columns(layout, train.take(chosen)).values()]
             yield pa.RecordBatch.from_arrays([pa.array(column) for column in columns], schema=schema)
 
     return write_batches(root, "examples/examples", schema, batches())
 
 
-def _write_held_out(root: Path, stem: str, layout: Layout, part: Interactions) -> FileEntry:
-    """Held-out interactions in their order."""
-    return write_table(root, stem, _stored_columns(layout, part))
+def write_ids(root: Path | Staging, table: str, ids: pa.Array) -> FileEntry:
+    """Write the external ids of a table in row order."""
+    return write_table(root, f"ids/{table}", {"id": ids})
+
+
+def write_held_out(root: Path | Staging, part: str, layout: Layout, pairs: Interactions) -> FileEntry:
+    """Write the ``valid`` or ``test`` interactions in their order."""
+    return write_table(root, f"split/{part}", _stored_columns(layout, pairs))
 
 
 def _stored_columns(layout: Layout, interactions: Interactions) -> dict[str, Any]:

@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ifru_dist.workspace.files import FileEntry, open_arrow, write_batches
+from ifru_dist.workspace.files import FileEntry, Staging, open_arrow, write_batches
 
 DENSE = pa.schema([("name", pa.string()), ("shape", pa.list_(pa.int64())), ("values", pa.list_(pa.float32()))])
 
 
-def write_dense(root: Path, dense: Mapping[str, NDArray[np.float32]]) -> FileEntry | None:
+def write_dense(root: Path | Staging, dense: Mapping[str, NDArray[np.float32]]) -> FileEntry | None:
     """Write parameters by name, each of any shape; no file where there are none."""
     if not dense:
         return None

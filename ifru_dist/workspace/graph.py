@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ifru_dist.interactions import Interactions
-from ifru_dist.workspace.files import FileEntry, open_arrow, write_batches
+from ifru_dist.workspace.files import FileEntry, Staging, open_arrow, write_batches
 from ifru_dist.workspace.layout import Layout
 
 DEGREES = pa.schema([("degree", pa.int32())])
@@ -49,9 +49,9 @@ class Incidence:
 
 
 def write_graph(
-    root: Path, layout: Layout, examples: Interactions
+    root: Path | Staging, layout: Layout, examples: Interactions
 ) -> tuple[tuple[FileEntry, ...], tuple[FileEntry, ...]]:
-    """Write the edge and degree files of all tables; the example id is the position in ``examples``."""
+    """Write the edge and degree files of all tables; examples come by id: the position, where they have none."""
     schema = edge_schema(layout)
     edges, degrees = [], []
     for table, name in enumerate(layout.tables):
@@ -117,7 +117,8 @@ def _partition_batches(
         (examples.rows[order, other_table] - layout.offsets[other_table]).astype(np.int32)
         for other_table in layout.other_tables(table)
     ]
-    columns = [*others, examples.labels[order].astype(np.int8), order.astype(np.int64)]
+    ids = order if examples.ids is None else examples.ids[order]
+    columns = [*others, examples.labels[order].astype(np.int8), ids.astype(np.int64)]
     counts = np.bincount(row % layout.partitions, minlength=layout.partitions)
     bounds = np.concatenate([[0], np.cumsum(counts)])
     for start, stop in pairwise(bounds):

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ifru_dist.errors import WorkspaceError
-from ifru_dist.workspace.files import sync_folder
+from ifru_dist.workspace.files import sync_path
 
 KEY_BYTES = 32
 DIGEST_BYTES = 32
@@ -28,7 +28,7 @@ def create_key(path: Path) -> bytes:
         with suppress(FileExistsError):
             os.link(aside, path)
         aside.unlink()
-        sync_folder(path.parent)
+        sync_path(path.parent)
     return load_key(path)
 
 

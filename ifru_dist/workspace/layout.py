@@ -5,12 +5,24 @@ number of partitions is fixed when a workspace is made, so sums formed per parti
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
+
+from ifru_dist.models.spec import KNOWN_FIELDS_ONLY
 
 HELD_OUT = ("valid", "test")
 """The parts that no model is trained on; a file of erased pairs names them by their index here."""
+TableName = Annotated[str, Field(pattern=r"^[\w-]+$")]
+"""Letters, digits, _ and -: it is a part of file names."""
+MAX_TABLES = 102
+"""User, item, and as many further fields as preprocessing takes."""
+MAX_PARTITIONS = 65_536
+"""Each is a record batch in every partitioned file, so more would cost more than they spread."""
+MAX_ROWS = 2**31 - 1
+"""Rows of a table at most: files hold them as 32-bit integers."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +32,11 @@ class Layout:
     A global row counts the rows of all tables in their order: users first, then items, then those of further fields.
     """
 
-    partitions: int
-    sizes: tuple[int, ...]
+    __pydantic_config__ = KNOWN_FIELDS_ONLY
+    partitions: Annotated[int, Field(ge=1, le=MAX_PARTITIONS)]
+    sizes: tuple[Annotated[int, Field(ge=0, le=MAX_ROWS)], ...]
     """Rows of each table."""
-    tables: tuple[str, ...] = ("user", "item")
+    tables: Annotated[tuple[TableName, ...], Field(min_length=2, max_length=MAX_TABLES)] = ("user", "item")
     """Names of the tables; an example has one row of each."""
 
     def __post_init__(self) -> None:

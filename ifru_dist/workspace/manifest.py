@@ -3,20 +3,28 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from ifru_dist.errors import WorkspaceError
-from ifru_dist.models.spec import ModelSpec
-from ifru_dist.workspace.files import FileEntry, entry_from_json
+from ifru_dist.models.spec import KNOWN_FIELDS_ONLY, ModelSpec
+from ifru_dist.workspace.files import FileEntry
 from ifru_dist.workspace.layout import Layout
 
 FORMAT = 1
+_REMEDY = "restore it from a backup, or use the release that wrote it"
+_LONGEST_SHOWN = 80
+"""Characters of a wrong value that a message shows at most."""
+
+Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
     """The damping that came closest to one retraining, and how that was found."""
 
+    __pydantic_config__ = KNOWN_FIELDS_ONLY
     damping: float
     """c of Lambda."""
     gap: float
@@ -41,6 +49,7 @@ class Calibration:
 class ModelRecord:
     """A model of a version: what it is, how it came, and the files of its embedding rows."""
 
+    __pydantic_config__ = KNOWN_FIELDS_ONLY
     spec: ModelSpec
     source: str
     """``trained`` by this package or ``imported``."""
@@ -48,21 +57,21 @@ class ModelRecord:
     """Training options, to train references in the same way."""
     seed: int
     """Seed of the initialisation, also of rows that are reset."""
-    trained_version: int
+    trained_version: Annotated[int, Field(ge=1)]
     """The version that training made: the original model, before any unlearning."""
     base: tuple[FileEntry, ...]
     """One file per table."""
     deltas: tuple[FileEntry, ...] = ()
     """Changed rows, oldest first."""
-    epochs: int | None = None
+    epochs: Count | None = None
     """Epochs of training to these embeddings; None for imported models and in manifests of earlier releases."""
-    epoch_examples: int | None = None
+    epoch_examples: Count | None = None
     """Examples of an epoch: with bpr the positives only; None where ``epochs`` is."""
     dense: FileEntry | None = None
     """The model's own parameters, where it has any."""
-    trained_interactions: int | None = None
+    trained_interactions: Count | None = None
     """Training interactions when the model was made; None in manifests of earlier releases."""
-    unsolved_interactions: float = 0.0
+    unsolved_interactions: Annotated[float, Field(ge=0)] = 0.0
     """A score of what batches left: the sum over them of influence residual times interactions."""
     calibration: Calibration | None = None
 
@@ -75,23 +84,24 @@ class ModelRecord:
 class Manifest:
     """An immutable version of a workspace."""
 
-    version: int
+    __pydantic_config__ = KNOWN_FIELDS_ONLY
+    version: Annotated[int, Field(ge=1, le=2**53)]
     parent: str | None
     """SHA-256 of the manifest before; None in the first version."""
     kind: str
-    """The job that made the version: preprocess, train, calibrate or unlearn."""
+    """What made the version: preprocess, train, calibrate, unlearn, compact, vacuum or restore."""
     created: str
     """UTC time, ISO 8601."""
     key_fingerprint: str | None
     """By which the workspace knows the key of its audit digests."""
-    epoch: int
+    epoch: Count
     """Data epoch: grows when interactions are added, not when they are erased."""
     layout: Layout
     ids: tuple[FileEntry, ...]
     """External ids in row order, one file per table."""
     examples: FileEntry
-    n_examples: int
-    """Examples in the base file, erased ones included."""
+    n_examples: Count
+    """Ids of examples that were given out; the examples file lacks those that compaction took away."""
     graph: tuple[FileEntry, ...]
     """Incidence CSR by row, one file per table."""
     degrees: tuple[FileEntry, ...]
@@ -99,15 +109,17 @@ class Manifest:
     valid: FileEntry
     test: FileEntry
     tombstones: tuple[FileEntry, ...] = ()
-    """Ids of erased examples, one file per version that erased some."""
-    n_erased: int = 0
+    """Ids of erased examples that the examples file still holds."""
+    n_erased: Count = 0
     forgotten: tuple[FileEntry, ...] = ()
-    """Rows whose ids and held-out pairs are gone, one file per version that forgot some."""
+    """Rows whose ids and held-out pairs are gone, but still stand in the files."""
     held_out_erased: tuple[FileEntry, ...] = ()
-    """Positions of held-out pairs that were erased by themselves, one file per version that erased some."""
+    """Positions of held-out pairs that were erased by themselves, but still stand in the files."""
     model: ModelRecord | None = None
     requests: tuple[FileEntry, ...] = ()
     suppression: tuple[FileEntry, ...] = ()
+    retained_from: Annotated[int, Field(ge=1)] = 1
+    """The oldest version whose files are kept: of those before only the manifests are left."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Counts of the job that made the version, for people."""
 
@@ -123,6 +135,9 @@ class Manifest:
         return replace(self, version=self.version + 1, parent=parent_digest, kind=kind, created=created, **changes)
 
 
+_ADAPTER = TypeAdapter(Manifest)
+
+
 def encode(manifest: Manifest) -> bytes:
     """The manifest as the bytes of its file; the first line's digest covers the rest."""
     value = asdict(manifest)
@@ -135,22 +150,27 @@ def decode(data: bytes, name: str) -> Manifest:
     """The manifest that ``encode`` wrote.
 
     Raises:
-        WorkspaceError: the bytes are torn or altered, or of another format.
+        WorkspaceError: the bytes are torn or altered, of another format, or hold values that no version can have.
     """
     try:
         head, body = data.decode().split("\n", 1)
         body = body.rstrip("\n")
         whole = json.loads(head)["sha256"] == _digest(body)
-    except (UnicodeDecodeError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         whole = False
     if not whole:
         raise WorkspaceError(f"{name} is damaged: its checksum does not match: restore it from a backup")
-    value = json.loads(body)
-    if value["format"] != FORMAT:
-        raise WorkspaceError(
-            f"{name} has format {value['format']}; this program reads {FORMAT}: use a matching release"
-        )
-    return _manifest(value)
+    try:
+        value = json.loads(body)
+        if value["format"] != FORMAT:
+            raise WorkspaceError(
+                f"{name} has format {value['format']}; this program reads {FORMAT}: use a matching release"
+            )
+        return _manifest(value)
+    except ValidationError as error:
+        raise WorkspaceError(f"{name} cannot be used ({_problem(error)}): {_REMEDY}") from None
+    except (ValueError, TypeError, KeyError, RecursionError) as error:  # no object, or one without what all have
+        raise WorkspaceError(f"{name} is no manifest ({type(error).__name__}: {error}): {_REMEDY}") from None
 
 
 def _digest(body: str) -> str:
@@ -159,37 +179,15 @@ def _digest(body: str) -> str:
 
 
 def _manifest(value: dict[str, Any]) -> Manifest:
-    """The dataclass from its JSON object."""
+    """The dataclass from its JSON object; every value is checked, and what earlier releases lack has its default."""
     fields = {key: item for key, item in value.items() if key not in ("format", "tables")}
-    for key in ("ids", "graph", "degrees", "tombstones", "requests", "suppression"):
-        fields[key] = _entries(fields[key])
-    for key in ("forgotten", "held_out_erased"):  # manifests of earlier releases have none
-        fields[key] = _entries(fields.get(key, []))
-    for key in ("examples", "valid", "test"):
-        fields[key] = entry_from_json(fields[key])
-    layout = fields.pop("layout")
-    model = fields.pop("model")
-    return Manifest(
-        layout=Layout(layout["partitions"], sizes=tuple(layout["sizes"]), tables=tuple(value["tables"])),
-        model=_model(model) if model else None,
-        **fields,
-    )
+    fields["layout"] = {**fields["layout"], "tables": value["tables"]}
+    return _ADAPTER.validate_json(json.dumps(fields), strict=True)
 
 
-def _model(value: dict[str, Any]) -> ModelRecord:
-    """The model record from its JSON object."""
-    fields = dict(value)
-    calibration, dense = fields.pop("calibration", None), fields.pop("dense", None)  # earlier releases have neither
-    return ModelRecord(
-        dense=entry_from_json(dense) if dense else None,
-        calibration=Calibration(**calibration) if calibration else None,
-        spec=ModelSpec(**fields.pop("spec")),
-        base=_entries(fields.pop("base")),
-        deltas=_entries(fields.pop("deltas")),
-        **fields,
-    )
-
-
-def _entries(values: list[dict[str, Any]]) -> tuple[FileEntry, ...]:
-    """File entries from their JSON objects."""
-    return tuple(entry_from_json(value) for value in values)
+def _problem(error: ValidationError) -> str:
+    """The first thing that is wrong with a manifest, where it stands, and how many there are."""
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    more = f", and {error.error_count() - 1} more" if error.error_count() > 1 else ""
+    return f"{place} = {str(first['input'])[:_LONGEST_SHOWN]!r}: {first['msg']}{more}"

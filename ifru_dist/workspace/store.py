@@ -6,15 +6,20 @@ import json
 import os
 import secrets
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TextIO
 
 from ifru_dist.errors import VersionConflictError, WorkspaceBusyError, WorkspaceError
-from ifru_dist.workspace.files import check_content, check_size, make_folder, sync_folder
+from ifru_dist.workspace.files import REMNANT, check_content, check_size, make_folder, sync_path
 from ifru_dist.workspace.manifest import Manifest, decode, encode
+
+_LOCK_POLL_S = 0.1
+"""How often a lock that another job holds is tried."""
 
 
 class Workspace:
@@ -38,7 +43,8 @@ class Workspace:
         """Numbers of the versions, ascending; empty where no workspace is."""
         if not self.versions_folder.is_dir():
             return []
-        return sorted(int(path.stem) for path in self.versions_folder.glob("*.json") if path.stem.isdecimal())
+        names = [path.stem for path in self.versions_folder.glob("*.json") if path.stem.isdecimal()]
+        return sorted(int(name) for name in names if name == self.manifest_path(int(name)).stem)
 
     def manifest_path(self, version: int) -> Path:
         """File of one version's manifest."""
@@ -53,17 +59,32 @@ class Workspace:
         versions = self.versions()
         if not versions:
             raise WorkspaceError(f"{self.root} holds no workspace: make one with jobs/preprocess.py")
-        if gaps := sorted(set(range(versions[0], versions[-1])) - set(versions)):
-            raise WorkspaceError(f"{self.manifest_path(gaps[0])} is missing: restore it from a backup of the workspace")
+        if gap := next((before + 1 for before, after in pairwise(versions) if after != before + 1), None):
+            raise WorkspaceError(f"{self.manifest_path(gap)} is missing: restore it from a backup of the workspace")
         number = versions[-1] if version is None else version
         path = self.manifest_path(number)
         if not path.is_file():
             raise WorkspaceError(f"{self.root} has no version {number}: it has {versions[0]} to {versions[-1]}")
-        return decode(path.read_bytes(), str(path))
+        manifest = decode(path.read_bytes(), str(path))
+        if manifest.version != number:
+            raise WorkspaceError(f"{path} holds version {manifest.version}: restore it from a backup of the workspace")
+        return manifest
 
     def digest(self, version: int) -> str:
         """SHA-256 of a version's manifest file."""
         return hashlib.sha256(self.manifest_path(version).read_bytes()).hexdigest()
+
+    def check_retained(self, manifest: Manifest) -> None:
+        """Raise WorkspaceError when the files of a version were vacuumed."""
+        current = self.versions()[-1]
+        if manifest.version == current:
+            return
+        retained_from = self.manifest(current).retained_from
+        if manifest.version < retained_from:
+            raise WorkspaceError(
+                f"version {manifest.version} of {self.root} was vacuumed: its files are deleted, only its manifest is "
+                f"left: name a version from {retained_from} to {current}"
+            )
 
     def check_parent(self, manifest: Manifest) -> None:
         """Raise WorkspaceError when the version before is not the one that this version was made from."""
@@ -99,7 +120,7 @@ class Workspace:
             VersionConflictError: another writer made this version first.
         """
         make_folder(self.versions_folder)
-        aside = self.versions_folder / f".writing-{os.getpid()}-{secrets.token_hex(4)}"
+        aside = self.versions_folder / f"{REMNANT}{os.getpid()}-{secrets.token_hex(4)}"
         try:
             with aside.open("wb") as file:
                 file.write(encode(manifest))
@@ -113,11 +134,15 @@ class Workspace:
             ) from None
         finally:
             aside.unlink(missing_ok=True)
-        sync_folder(self.versions_folder)
+        sync_path(self.versions_folder)
 
     @contextmanager
-    def lock(self, job: str) -> Iterator[None]:
+    def lock(self, job: str, wait_s: float = 0.0) -> Iterator[None]:
         """Hold the workspace for writing until the context ends or the process dies.
+
+        Args:
+            job: for whoever finds it held.
+            wait_s: how long to wait where another job holds it.
 
         Raises:
             WorkspaceBusyError: naming the job, host and process that hold it.
@@ -125,7 +150,7 @@ class Workspace:
         """
         with self._lock_file() as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _acquire(file, time.monotonic() + wait_s)
             except BlockingIOError:
                 file.seek(0)
                 raise WorkspaceBusyError(
@@ -159,10 +184,21 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def _acquire(file: TextIO, deadline: float) -> None:
+    """Lock a file for this process alone; raise BlockingIOError when it is still held at the deadline."""
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_LOCK_POLL_S)
+
+
 def _holder(text: str) -> str:
     """The lock file's content in words."""
     try:
         holder: dict[str, Any] = json.loads(text)
-    except ValueError:
+        return f"job {holder['job']} on {holder['host']}, process {holder['pid']}, since {holder['since']}"
+    except (ValueError, KeyError, TypeError):
         return "another job"
-    return f"job {holder['job']} on {holder['host']}, process {holder['pid']}, since {holder['since']}"

@@ -9,11 +9,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ifru_dist.errors import WorkspaceError
-from ifru_dist.workspace.files import FileEntry, open_arrow, write_batches
+from ifru_dist.workspace.files import FileEntry, Staging, open_arrow, write_batches
 from ifru_dist.workspace.layout import Layout
 
 
-def write_base(root: Path, layout: Layout, embeddings: NDArray[np.float32]) -> tuple[FileEntry, ...]:
+def write_base(root: Path | Staging, layout: Layout, embeddings: NDArray[np.float32]) -> tuple[FileEntry, ...]:
     """Write all rows (N, dim), given in global order, as one base file per table."""
     entries = []
     for table, name in enumerate(layout.tables):
@@ -28,7 +28,9 @@ def write_base(root: Path, layout: Layout, embeddings: NDArray[np.float32]) -> t
     return tuple(entries)
 
 
-def write_delta(root: Path, layout: Layout, rows: NDArray[np.int64], values: NDArray[np.float32]) -> FileEntry:
+def write_delta(
+    root: Path | Staging, layout: Layout, rows: NDArray[np.int64], values: NDArray[np.float32]
+) -> FileEntry:
     """Write changed rows: global rows (n,), ascending, and their new embeddings (n, dim)."""
     schema = pa.schema(
         [("table", pa.int8()), ("row", pa.int64()), ("embedding", pa.list_(pa.float32(), values.shape[1]))]

@@ -1,7 +1,7 @@
 """Reading one committed version: ids, examples, held-out pairs, embeddings, and the shard of some partitions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ from ifru_dist.workspace.files import FileEntry, open_arrow
 from ifru_dist.workspace.graph import Incidence, partition_edges, read_incidence
 from ifru_dist.workspace.layout import HELD_OUT, Layout
 from ifru_dist.workspace.manifest import Manifest, ModelRecord
+from ifru_dist.workspace.shapes import check_shapes
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.tables import read_all, read_partitions
 
@@ -63,7 +64,13 @@ class Version:
         """Global rows (n,), ascending, of users and items that were erased wholly: ids and held-out pairs are gone."""
         files = [self._read(entry) for entry in self.manifest.forgotten]
         parts = [self.layout.global_rows(f.column("table").to_numpy(), f.column("row").to_numpy()) for f in files]
-        return np.sort(np.concatenate([np.empty(0, np.int64), *parts]))
+        stored = [self._read(entry).column("id") for entry in self.manifest.ids]
+        compacted = [
+            np.flatnonzero(ids.is_null().to_numpy()) + offset
+            for ids, offset in zip(stored, self.layout.offsets, strict=True)
+            if ids.null_count
+        ]
+        return np.sort(np.concatenate([np.empty(0, np.int64), *parts, *compacted]))
 
     def known_rows(self) -> NDArray[np.int64]:
         """Global rows (n,), ascending, that have an id: all but the forgotten ones."""
@@ -77,22 +84,32 @@ class Version:
         return np.where(local >= 0, local + self.layout.offsets[table], -1)
 
     def all_examples(self) -> Interactions:
-        """Every example that was ever trained on, erased ones included; the position is the example's id."""
+        """Every example by its id, which is the position; rows of -1 where it was erased and is in no file any more."""
         table = self._read(self.manifest.examples)
-        order = np.empty(self.manifest.n_examples, dtype=np.int64)
-        order[table.column("example").to_numpy()] = np.arange(len(order))
-        return replace(self._interactions(table).take(order), ids=np.arange(len(order)))
+        stored, ids = self._interactions(table), table.column("example").to_numpy()
+        rows = np.full((self.manifest.n_examples, len(self.layout.tables)), -1, dtype=np.int64)
+        labels = np.zeros(len(rows), dtype=np.float32)
+        rows[ids], labels[ids] = stored.rows, stored.labels
+        return Interactions(rows, labels, np.arange(len(rows)))
 
     def erased_ids(self) -> NDArray[np.int64]:
         """Ids of the erased examples, ascending."""
-        parts = [self._read(entry).column("example").to_numpy() for entry in self.manifest.tombstones]
-        return np.sort(np.concatenate([np.empty(0, np.int64), *parts]))
+        return np.flatnonzero(~self.alive())
+
+    def erased_since(self, older: "Version") -> NDArray[np.int64]:
+        """Ids of the examples that were erased after an older version of the same data, ascending.
+
+        Its files hold them, whatever was compacted since.
+        """
+        return np.flatnonzero(older.alive() & ~self.alive())
 
     def alive(self) -> NDArray[np.bool_]:
         """Mask over example ids, (n_examples,): False for the erased ones."""
-        mask = np.ones(self.manifest.n_examples, dtype=bool)
-        mask[self.erased_ids()] = False
-        return mask
+        stored = self._read(self.manifest.examples).column("example")
+        mask = np.full(self.manifest.n_examples, len(stored) == self.manifest.n_examples)
+        if not mask.all():
+            mask[stored.to_numpy()] = True
+        return mask & ~self._entombed()
 
     def train(self) -> Interactions:
         """The examples that are left, in the order of their ids."""
@@ -133,15 +150,31 @@ class Version:
         """Rows of some partitions with the examples that are left."""
         manifest = self.manifest
         whole = read_incidence(self.workspace.root, self.layout, manifest.graph, manifest.degrees, partitions)
-        return whole.keep_edges(self.alive()[whole.example]) if manifest.tombstones else whole
+        return whole.keep_edges(~self._entombed()[whole.example]) if manifest.tombstones else whole
 
     def partition_edges(self) -> NDArray[np.int64]:
-        """Edges in each partition, erased ones included, (partitions,): the weights for balancing."""
+        """Edges in each partition that the graph files hold, (partitions,): the weights for balancing."""
         return partition_edges(self.workspace.root, self.layout, self.manifest.graph)
 
     def original(self) -> "Version":
-        """The version that training made: the same model before any unlearning."""
+        """The version that training made: the same model before any unlearning.
+
+        Raises:
+            WorkspaceError: it was vacuumed.
+        """
         return open_version(self.workspace, self.model.trained_version)
+
+    @property
+    def has_original(self) -> bool:
+        """Whether the original was not vacuumed: it alone holds what was erased since."""
+        return self.model.trained_version >= self.workspace.manifest().retained_from
+
+    def _entombed(self) -> NDArray[np.bool_]:
+        """Mask over example ids, (n_examples,): True for the erased ones that the files still hold."""
+        mask = np.zeros(self.manifest.n_examples, dtype=bool)
+        for entry in self.manifest.tombstones:
+            mask[self._read(entry).column("example").to_numpy()] = True
+        return mask
 
     def _read(self, entry: FileEntry) -> pa.Table:
         """A listed file as a table."""
@@ -157,10 +190,18 @@ class Version:
 def open_version(workspace: Workspace, version: int | None = None, *, check_content: bool = False) -> Version:
     """Open a version, by default the current one; every file is checked to be there in its size.
 
+    Args:
+        workspace: The workspace.
+        version: Number of the version; None: the current one.
+        check_content: Compare the checksums of the files, too, and what they hold with the manifest.
+
     Raises:
-        WorkspaceError: naming what is missing or damaged, and the remedy.
+        WorkspaceError: naming what is missing, vacuumed or damaged, and the remedy.
     """
     manifest = workspace.manifest(version)
+    workspace.check_retained(manifest)
     workspace.check_parent(manifest)
     workspace.verify(manifest, content=check_content)
+    if check_content:
+        check_shapes(workspace.root, manifest)
     return Version(workspace, manifest)

@@ -24,8 +24,8 @@ OPTIONS = {"damping": 2.0, "row_budget": 14, "tolerance": 1e-3, "storage_dtype":
 @pytest.mark.parametrize(("spec", "score", "sizes"), MODELS.values(), ids=MODELS.keys())
 @pytest.mark.parametrize(
     "changes",
-    [{"edge_budget": 30}, {"edge_budget": 1, "anchor": "gradient", "temperature": 1.5}],
-    ids=["budget", "least budget"],
+    [{"edge_budget": 30}, {"edge_budget": 1, "anchor": "gradient", "temperature": 1.5, "path": "flow"}],
+    ids=["budget", "least budget, flow"],
 )
 def test_the_same_bits_within_a_budget(
     spec: ModelSpec, score: Score, sizes: tuple[int, ...], changes: dict[str, object]

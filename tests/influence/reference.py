@@ -103,15 +103,19 @@ def endpoint_masks(case: Case) -> tuple[Tensor, Tensor]:
     return (lost > 0) & (lost < before), (lost > 0) & (lost == before)
 
 
-def newton(case: Case, selected: Tensor, damping: float, steps: int) -> Tensor:
-    """Embeddings after anchored Gauss-Newton steps on the selected rows, by dense solves."""
+def newton(case: Case, selected: Tensor, damping: float, steps: int, *, flow: bool = False) -> Tensor:
+    """Embeddings after anchored Gauss-Newton steps on the selected rows, by dense solves.
+
+    With ``flow`` each step is anchored where it begins, as many times as firmly as there are steps.
+    """
     d = case.embeddings.shape[1]
     degree = torch.bincount(case.pairs.flatten(), minlength=case.rows).double()
-    ridge = (damping * degree.sqrt()).repeat_interleave(d)
+    ridge = (damping * degree.sqrt()).repeat_interleave(d) * (steps if flow else 1)
     chosen = selected.repeat_interleave(d)
     embeddings = case.embeddings.clone()
     for _ in range(steps):
-        right = residual(case, embeddings).flatten() - ridge * (embeddings - case.embeddings).flatten()
+        pull = 0 if flow else ridge * (embeddings - case.embeddings).flatten()
+        right = residual(case, embeddings).flatten() - pull
         matrix = gauss_newton(case, embeddings) + torch.diag(ridge)
         step = torch.zeros(embeddings.numel(), dtype=torch.float64)
         step[chosen] = torch.linalg.solve(matrix[chosen][:, chosen], right[chosen])

@@ -93,3 +93,10 @@ def test_a_missing_label_column_names_its_option(tmp_path: Path) -> None:
     options = _options(label_column="label", positive_threshold=None)
     with pytest.raises(InputError, match=r"no column 'label'; it has: user, item, rating\. .* --label-column"):
         resolve_columns(options, [_file(tmp_path / "a.parquet")])
+
+
+def test_the_first_line_of_a_csv_file_is_not_shown_as_it_may_hold_ids(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("ann,bob,3\n")
+    with pytest.raises(InputError, match="it has: a first line of 3 values") as caught:
+        resolve_columns(_OPTIONS, [open_file(tmp_path / "a.csv")])
+    assert "ann" not in str(caught.value)

@@ -129,3 +129,26 @@ def test_a_quote_that_never_closes_over_many_blocks_is_an_error(
     (tmp_path / "a.csv").write_text('u,i,r\n"1,2,3\n' + "1,2,3\n" * 100)
     with pytest.raises(InputError, match="look for an unclosed quote"):
         _read(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("dictionary", [True, False])
+def test_text_of_a_parquet_file_that_is_no_unicode_is_refused(tmp_path: Path, dictionary: bool) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.table({"u": ["person-one", "person-two"], "i": [1, 2], "r": [3.0, 4.0]})
+    pq.write_table(table, path, compression="none", use_dictionary=dictionary, write_statistics=False)
+    path.write_bytes(path.read_bytes().replace(b"person-two", b"person-\xc3\x28o"))
+    with pytest.raises(
+        InputError, match=r"a\.parquet cannot be read as Parquet .*: write or copy the file anew"
+    ) as caught:
+        _read(path)
+    assert "person" not in str(caught.value)
+
+
+def test_a_changed_page_of_a_parquet_file_with_checksums_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.table({"u": ["person-one", "person-two"], "i": [1, 2], "r": [3.0, 4.0]})
+    pq.write_table(table, path, compression="none", write_statistics=False, write_page_checksum=True)
+    assert len(_read(path)[0]) == 2
+    path.write_bytes(path.read_bytes().replace(b"person-two", b"person-twO"))
+    with pytest.raises(InputError, match=r"a\.parquet cannot be read as Parquet"):
+        _read(path)

@@ -1,5 +1,6 @@
 """A small random workspace with a model, requests for it, what lies in a folder, and unlearning without Ray."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,10 +69,15 @@ def whole_item(row: int) -> dict[str, Any]:
     return {"user": None, "item": item_id(row), "scope": "item"}
 
 
+RECEIVED = 1_700_000_000
+"""When request files came, seconds since 1970."""
+
+
 def request_file(path: Path, *rows: dict[str, Any]) -> Path:
     """A Parquet file of requests; columns that a row lacks are null."""
     names = dict.fromkeys(name for row in rows for name in row)
     pq.write_table(pa.table({name: pa.array([row.get(name) for row in rows], pa.string()) for name in names}), path)
+    os.utime(path, (RECEIVED, RECEIVED))  # the ledger keeps when a file came
     return path
 
 

@@ -15,8 +15,7 @@ from ifru_dist.evaluation.forgetting import logloss
 from ifru_dist.influence.options import SolveOptions
 from ifru_dist.influence.update import Outcome
 from ifru_dist.pipelines import calibrate as pipeline
-from ifru_dist.pipelines import references, scoring
-from ifru_dist.pipelines import unlearn as unlearn_job
+from ifru_dist.pipelines import erasing, references, scoring
 from ifru_dist.pipelines.calibrate import calibrate
 from ifru_dist.pipelines.calibration_sample import draw_sample
 from ifru_dist.pipelines.evaluate import EvaluateConfig, evaluate
@@ -200,7 +199,7 @@ def test_with_default_options_each_damping_is_solved_bit_for_bit_as_unlearning_s
 ) -> None:
     before = small_workspace(tmp_path / "ws", name=model, l2=L2)
     calibrating = recorded(monkeypatch, pipeline, "merged_update", lambda version, outcomes, forgotten: outcomes)
-    unlearning = recorded(monkeypatch, unlearn_job, "merged_update", lambda version, outcomes, forgotten: outcomes)
+    unlearning = recorded(monkeypatch, erasing, "merged_update", lambda version, outcomes, forgotten: outcomes)
     calibrate(config(copy(tmp_path / "ws", tmp_path / "calibrated"), dampings=GRID, refine=0, seed=4))
     pairs = np.unique(draw_sample(before, share=0.1, most=20_000, seed=4, exclude=[]).sampled.rows, axis=0)
     for damping in GRID:

@@ -25,7 +25,7 @@ from tests.sharding.gangs import plans
 from tests.workspace.datasets import erasure, random_dataset, random_embeddings, trained_workspace
 from tests.workspaces import user_id
 
-NONE_YET = Ledger(frozenset(), frozenset())
+NONE_YET = Ledger({}, set())
 ROWS = small_interactions().rows
 
 

@@ -319,7 +319,7 @@ def _pickled(arrays: dict[str, Any]) -> None:
         (_nan, "array 'item' holds NaN or infinity in 1 rows, first in row 4"),
         (_fewer_rows, f"array 'user_ids' has {SIZES[0]} ids for the {SIZES[0] - 1} rows of 'user'"),
         (_fewer_dimensions, "array 'item' has 5 dimensions, the tables before it 6"),
-        (_missing_id, f"array 'user_ids' lacks 1 of the workspace's {SIZES[0]} ids of table 'user', such as"),
+        (_missing_id, f"array 'user_ids' lacks 1 of the workspace's {SIZES[0]} ids of table 'user': train on"),
         (_missing_array, "no array 'item_ids'"),
         (_pickled, "the embeddings cannot be read"),
     ],

@@ -12,8 +12,8 @@ from sklearn.metrics import roc_auc_score
 from ifru_dist.errors import GuardError, InputError
 from ifru_dist.interactions import Interactions
 from ifru_dist.models.initial import unseen_rows
-from ifru_dist.pipelines import unlearn as pipeline
 from ifru_dist.pipelines.evaluate import EvaluateConfig, evaluate
+from ifru_dist.pipelines.gangs import Workers
 from ifru_dist.pipelines.scoring import Scorer
 from ifru_dist.pipelines.unlearn import unlearn
 from ifru_dist.workspace.keys import create_key
@@ -176,7 +176,7 @@ def test_what_was_forgotten_stays_a_duplicate_and_changes_nothing(
     small_workspace(root, name=model)
     run(root, whole_user(BUSY), whole_item(NEVER_SEEN))
     files = tree(root)
-    monkeypatch.setattr(pipeline, "run_on_workers", None)  # nothing is started for what is known to be done
+    monkeypatch.setattr(Workers, "run", None)  # nothing is started for what is known to be done
     again = [
         whole_user(BUSY),
         whole_user(BUSY) | {"request_id": "another ticket"},
@@ -295,7 +295,7 @@ def test_a_dry_run_says_what_else_would_go(
     printed = capsys.readouterr().out
     assert f"dry run: {mine.sum()} interactions of {users} users would be erased" in printed
     assert f"2 users and items with their ids, and {2 * gone.sum()} validation and test pairs would go, too" in printed
-    assert "row 2: item '00029': applied, 0 interactions" in printed
+    assert "row 2: item: applied, 0 interactions" in printed
     assert "nothing was changed: version 2 stays current" in printed
 
 

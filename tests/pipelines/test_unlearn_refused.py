@@ -49,7 +49,11 @@ def test_a_file_of_which_nothing_is_found_is_refused_and_a_partly_found_one_appl
     root = tmp_path / "ws"
     small_workspace(root)
     unknown = [whole_user(10_000), {"user": "nobody", "item": "00001"}, whole_item(SIZES[1])]
-    expected = ("none of the 3 requests of", "row 2: user 'nobody'", "check the ids and the columns")
+    expected = (
+        "none of the 3 requests of",
+        "row 2: its user or item has no training data",
+        "check the ids and the columns",
+    )
     refuse(root, unknown, InputError, *expected)
     refuse(root, unknown[:1], InputError, "none of the 1 requests", "its user or item has no training data")
     after = run(root, *unknown, pair(ROWS[0]))

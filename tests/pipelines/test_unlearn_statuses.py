@@ -11,8 +11,7 @@ import torch
 
 from ifru_dist.errors import SolveError
 from ifru_dist.influence.options import REMEDIES, USABLE, Status
-from ifru_dist.influence.outcome import Outcome
-from ifru_dist.pipelines import unlearn as pipeline
+from ifru_dist.sharding.solo import SoloWorker
 from tests.influence import reference
 from tests.pipelines.batches import BATCH, MODELS, ROWS, dense_case, refuse, report_of, run
 from tests.pipelines.small import LONER, SIZES, pair, small_workspace, whole_user
@@ -185,10 +184,10 @@ def test_solver_failures_have_an_exit_status_of_their_own() -> None:
 
 def spoil(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     """Let the worker's outcome differ in some fields."""
-    run_on_workers = pipeline.run_on_workers
+    call = SoloWorker.call
 
-    def spoiled(*arguments: Any) -> tuple[Any, list[Outcome]]:
-        routed, (outcome,) = run_on_workers(*arguments)
-        return routed, [dataclasses.replace(outcome, **changes)]
+    def spoiled(worker: SoloWorker, method: str, *arguments: Any) -> list[Any]:
+        results = call(worker, method, *arguments)
+        return [dataclasses.replace(outcome, **changes) for outcome in results] if method == "solve" else results
 
-    monkeypatch.setattr(pipeline, "run_on_workers", spoiled)
+    monkeypatch.setattr(SoloWorker, "call", spoiled)

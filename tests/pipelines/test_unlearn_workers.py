@@ -15,7 +15,7 @@ import pytest
 
 from cluster.processes import kill_processes, tagged_environment
 from ifru_dist.errors import ConfigError
-from ifru_dist.pipelines import unlearn as pipeline
+from ifru_dist.pipelines.gangs import Workers
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import open_version
 from tests.pipelines.batches import (
@@ -71,13 +71,13 @@ def test_a_batch_that_is_tried_again_gives_the_same_version(tmp_path: Path, monk
     small_workspace(tmp_path / "ws")
     first, second = (copy(tmp_path / "ws", tmp_path / name) for name in ("first", "second"))
     once = run(first, *BATCH)
-    run_on_workers = pipeline.run_on_workers
+    run_once = Workers.run
 
     def twice(*arguments: Any) -> Any:
-        run_on_workers(*arguments)
-        return run_on_workers(*arguments)
+        run_once(*arguments)
+        return run_once(*arguments)
 
-    monkeypatch.setattr(pipeline, "run_on_workers", twice)
+    monkeypatch.setattr(Workers, "run", twice)
     assert timeless(run(second, *BATCH).manifest) == timeless(once.manifest)
 
 
@@ -94,7 +94,7 @@ def test_more_gpus_or_workers_than_the_cluster_has(tmp_path: Path) -> None:
 
 _JOB = """
 import os, signal, sys
-from ifru_dist.pipelines import unlearn
+from ifru_dist.pipelines import erasing, unlearn
 from ifru_dist.pipelines.command import run_command
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 {patch}
@@ -104,7 +104,7 @@ _WHEN = {
     "before the manifest appears": (0, "os.link = die"),
     "while the gang solves": (
         1,
-        "say = unlearn.say; unlearn.say = lambda text: die() if 'erasing' in text else say(text)",
+        "say = erasing.say; erasing.say = lambda text: die() if 'erasing' in text else say(text)",
     ),
 }
 

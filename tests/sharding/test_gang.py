@@ -3,6 +3,9 @@
 import dataclasses
 import os
 import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ import torch
 
 from ifru_dist.errors import ConfigError, GangError, WorkspaceError
 from ifru_dist.influence.outcome import Outcome
-from ifru_dist.sharding.gang import Gang, GangOptions, with_gang
+from ifru_dist.sharding.gang import Gang, GangOptions, StandingGang
 from ifru_dist.sharding.policy import Failure
 from tests.influence import reference
 from tests.influence.reference import CASES, Case
@@ -54,6 +57,15 @@ def test_any_number_of_workers_gives_the_same_bits(case: Case, tmp_path: Path) -
         assert one[2].iterations == other[2].iterations
 
 
+@contextmanager
+def standing(max_retries: int) -> Iterator[StandingGang]:
+    gang = StandingGang(GangOptions(), max_retries)
+    try:
+        yield gang
+    finally:
+        gang.close()
+
+
 def test_a_killed_worker_is_replaced_and_the_batch_done_again(tmp_path: Path) -> None:
     case = ONE_OF_EACH[0]
     version = workspace_of_case(tmp_path / "ws", case)
@@ -65,7 +77,8 @@ def test_a_killed_worker_is_replaced_and_the_batch_done_again(tmp_path: Path) ->
             os.kill(gang.call("process_id")[1], signal.SIGKILL)
         return gang.call("solve", examples, OPTIONS)
 
-    outcomes = with_gang(plans(version, 2), GangOptions(), work, max_retries=1, on_failure=failures.append)
+    with standing(max_retries=1) as gang:
+        outcomes = gang.run(plans(version, 2)[0], work, failures.append)
     assert [failure.attempt for failure in failures] == [1]
     undisturbed = solve(tmp_path / "other", case, workers=2)
     assert torch.equal(merged(outcomes)[1], undisturbed[1])
@@ -79,8 +92,11 @@ def test_a_gang_that_keeps_failing_is_given_up(tmp_path: Path) -> None:
         os.kill(gang.call("process_id")[0], signal.SIGKILL)
         gang.call("process_id")
 
-    with pytest.raises(GangError, match=r"gave up after 2 attempt\(s\), nothing was committed"):
-        with_gang(plans(version, 2), GangOptions(), work, max_retries=1, on_failure=failures.append)
+    with (
+        standing(max_retries=1) as gang,
+        pytest.raises(GangError, match=r"gave up after 2 attempt\(s\), nothing was committed"),
+    ):
+        gang.run(plans(version, 2)[0], work, failures.append)
     assert len(failures) == 2
 
 
@@ -94,10 +110,28 @@ def test_a_stopped_peer_is_given_up_after_the_timeout(tmp_path: Path) -> None:
         os.kill(stopped[0], signal.SIGSTOP)
         gang.call("solve", examples, OPTIONS)
 
-    with pytest.raises(GangError, match="a worker failed"):
-        with_gang(plans(version, 2, timeout_s=3), GangOptions(), work, max_retries=0, on_failure=lambda _: None)
+    with standing(max_retries=0) as gang, pytest.raises(GangError, match="a worker failed"):
+        gang.run(plans(version, 2, timeout_s=3)[0], work, lambda _: None)
     with pytest.raises(ProcessLookupError):
         os.kill(_wait_until_gone(stopped[0]), 0)
+
+
+def test_a_worker_that_is_stopped_in_work_of_its_own_is_given_up_after_the_silence(tmp_path: Path) -> None:
+    version = workspace_of_case(tmp_path / "ws", single(CASES[0]))
+    failures: list[Failure] = []
+
+    def work(gang: Gang) -> list[int]:
+        if not failures:
+            os.kill(gang.call("process_id")[0], signal.SIGSTOP)
+        return gang.call("process_id")
+
+    gang, started = StandingGang(GangOptions(silence_s=5), 1), time.monotonic()
+    try:
+        assert len(gang.run(plans(version, 2)[0], work, failures.append)) == 2
+    finally:
+        gang.close()
+    assert [failure.message for failure in failures] == ["1 of 2 workers were silent for 5 s"]
+    assert time.monotonic() - started < 120
 
 
 def test_more_gpus_than_the_cluster_has(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ def pairwise(version: Version) -> Version:
 
 def shard_of(version: Version, partitions: list[int]) -> Shard:
     model = build_model(version.model.spec)
-    return load_shard(version, version.incidence_of(partitions), partitions, model, holds_dense=False)
+    embeddings = torch.from_numpy(version.embeddings_of(partitions)).double()
+    return load_shard(version, version.incidence_of(partitions), embeddings, model, holds_dense=False)
 
 
 def test_every_positive_is_held_with_its_negatives_at_each_of_its_rows(tmp_path: Path) -> None:

@@ -78,13 +78,13 @@ def test_integer_ids_match_the_same_ids_as_strings(tmp_path: Path, strings: str,
 
 def test_strings_are_not_read_as_numbers(tmp_path: Path) -> None:
     tables = {**TABLES, "user": np.array(["030", "10", "20"])}
-    with pytest.raises(InputError, match=r"lacks 1 of the workspace's 3 ids .*such as '030'"):
+    with pytest.raises(InputError, match=r"lacks 1 of the workspace's 3 ids of table 'user': train"):
         load_embeddings(npz(tmp_path), tables)
 
 
-def test_missing_ids_are_counted_and_three_are_shown(tmp_path: Path) -> None:
+def test_missing_ids_are_counted_and_not_shown(tmp_path: Path) -> None:
     tables = {**TABLES, "user": np.array([10, 1, 2, 3, 4, 5])}
-    message = r"model.npz: array 'user_ids' lacks 5 of the workspace's 6 ids of table 'user', such as 1, 2, 3: train on"
+    message = r"model.npz: array 'user_ids' lacks 5 of the workspace's 6 ids of table 'user': train on"
     with pytest.raises(InputError, match=message):
         load_embeddings(npz(tmp_path), tables)
 
@@ -102,7 +102,10 @@ def test_missing_ids_are_counted_and_three_are_shown(tmp_path: Path) -> None:
         ({"item": np.array([[0, 1e300], [0, 1]])}, r"array 'item' holds NaN or infinity in 1 rows, first in row 0"),
         ({"item": np.zeros((2, 3))}, r"array 'item' has 3 dimensions, the tables before it 2: export all tables"),
         ({"user_ids": np.arange(3)}, r"array 'user_ids' has 3 ids for the 4 rows of 'user': export one id"),
-        ({"user_ids": np.array([10, 20, 30, 30])}, r"array 'user_ids' holds 1 ids more than once, such as 30: keep"),
+        (
+            {"user_ids": np.array([10, 20, 30, 30])},
+            r"holds 1 ids more than once, the first again in row 3: keep",
+        ),
         ({"user_ids": np.array([1.0, 2, 3, 4])}, r"array 'user_ids' has shape \(4,\) and type float64: ids must be"),
         ({"user_ids": np.zeros((4, 1), int)}, r"array 'user_ids' has shape \(4, 1\)"),
         ({"user_ids": np.array([10, 20, 30, 40], object)}, r"cannot be read \(.*allow_pickle=False\): check the path"),
@@ -121,7 +124,7 @@ def test_an_unusable_npz_is_refused(tmp_path: Path, changes: dict[str, Any], mes
         ({}, r"no array 'item_ids'"),
         ({"item_ids": "['a']"}, r"cannot be read"),
         ({"item_ids": '{"a": 1}'}, r"array 'item_ids' has shape \(\) and type object"),
-        ({"item_ids": '["x", "x"]'}, r"array 'item_ids' holds 1 ids more than once, such as 'x'"),
+        ({"item_ids": '["x", "x"]'}, r"array 'item_ids' holds 1 ids more than once, the first again in row 1: keep"),
         ({"item_ids": '[["x"], ["y", "z"]]'}, r"cannot be read"),
     ],
 )
@@ -152,7 +155,7 @@ def test_a_truncated_archive_is_refused(tmp_path: Path) -> None:
 def test_a_single_array_is_not_an_archive(tmp_path: Path) -> None:
     np.save(tmp_path / "model.npy", np.zeros((4, 2)))
     (tmp_path / "model.npy").rename(tmp_path / "model.npz")
-    with pytest.raises(InputError, match="not an archive of named arrays"):
+    with pytest.raises(InputError, match=r"BadZipFile: .*: check the path, or export again"):
         load_embeddings(tmp_path / "model.npz", TABLES)
 
 

@@ -112,8 +112,8 @@ def test_ids_stand_in_one_place_only(tmp_path: Path, lists: Path, present: str) 
     ("lines", "message"),
     [
         ("10 0\n20 1\n30 2\n", "has 3 ids for the 4 rows of 'embedding_user.weight': export one id for each embedding"),
-        ("10 0\n20 1\n30 2\n30 3\n", "holds 1 ids more than once, such as '30'"),
-        ("10 0\n20 1\n31 2\n40 3\n", "lacks 1 of the workspace's 3 ids of table 'user', such as '30'"),
+        ("10 0\n20 1\n30 2\n30 3\n", "holds 1 ids more than once, the first again in row 3: keep"),
+        ("10 0\n20 1\n31 2\n40 3\n", "lacks 1 of the workspace's 3 ids of table 'user': train on"),
     ],
 )
 def test_lists_are_checked_like_the_ids_of_a_file(tmp_path: Path, lists: Path, lines: str, message: str) -> None:

@@ -213,7 +213,7 @@ def test_names_that_are_no_text_are_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"\xff" * 100, b"hello", b"\x80\x02}q\x00."])
 def test_a_torn_file_of_torchs_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.pt").write_bytes(content)
-    with pytest.raises(InputError, match=r"model.pt: is damaged, or holds pickled"):
+    with pytest.raises(InputError, match=r"model.pt: (is damaged, or holds pickled|.* cannot be read \(BadZipFile)"):
         read_arrays(tmp_path / "model.pt", everything)
 
 

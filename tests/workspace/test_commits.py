@@ -1,4 +1,6 @@
 import hashlib
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -93,8 +95,8 @@ def test_requests_and_digests_are_kept_over_versions(trained: Version) -> None:
         commit_erasure(open_version(trained.workspace), batch)
     manifest = trained.workspace.manifest()
     ledger = read_ledger(trained.workspace.root, manifest.requests, manifest.suppression)
-    assert ledger.applied == {("r0", digests[0]), ("r1", digests[1])}
-    assert ledger.suppressed == frozenset(digests)
+    assert ledger.applied == {("r0", digests[0]): 3, ("r1", digests[1]): 4}
+    assert ledger.suppressed == set(digests)
 
 
 def test_of_two_writers_on_one_version_the_second_loses_and_changes_nothing(trained: Version) -> None:
@@ -103,6 +105,40 @@ def test_of_two_writers_on_one_version_the_second_loses_and_changes_nothing(trai
         commit_model(trained, new_model(random_embeddings(2, 22)))
     version = open_version(trained.workspace, check_content=True)
     assert (version.manifest.version, version.manifest.kind) == (3, "unlearn")
+
+
+def test_every_file_is_durable_before_it_has_its_name_and_every_name_before_the_manifest(
+    trained: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[str, str]] = []
+
+    def recorded(name: str, path_of: Callable[..., str]) -> None:
+        real = getattr(os, name)
+
+        def call(*arguments: object) -> object:
+            result = real(*arguments)
+            done.append((name, path_of(*arguments)))
+            return result
+
+        monkeypatch.setattr(os, name, call)
+
+    recorded("fsync", lambda descriptor: os.readlink(f"/proc/self/fd/{descriptor}"))
+    recorded("rename", lambda source, _: str(source))
+    recorded("link", lambda source, _: str(source))
+    gone = {"forgotten": np.array([0]), "held_out": {"valid": np.array([1])}}
+    commit_erasure(trained, erasure([2, 4], [0, 20], random_embeddings(1, 2), **gone))
+    done.clear()  # the first batch makes folders, too
+    gone = {"forgotten": np.array([1]), "held_out": {"valid": np.array([2])}}
+    commit_erasure(open_version(trained.workspace), erasure([5], [1, 20], random_embeddings(2, 2), **gone))
+    at = {call: position for position, call in enumerate(done)}
+    assert len(at) == len(done)  # nothing twice: each file, and each folder, is synced once
+    renamed = [path for name, path in done if name == "rename"]
+    (linked,) = (path for name, path in done if name == "link")
+    assert len(renamed) == 6
+    for path in renamed:
+        folder = str(Path(path).parent)
+        assert at["fsync", path] < at["rename", path] < at["fsync", folder] < at["link", linked]
+    assert at["fsync", linked] < at["link", linked] < at["fsync", str(trained.workspace.versions_folder)]
 
 
 @pytest.mark.parametrize(("forgets", "files"), [(False, 4), (True, 6)])

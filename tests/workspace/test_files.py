@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from ifru_dist.errors import WorkspaceError
-from ifru_dist.workspace.files import FileEntry, check_content, entry_from_json, open_arrow, write_batches, write_table
+from ifru_dist.workspace.files import FileEntry, Staging, check_content, open_arrow, write_batches, write_table
 
 
 def _write(root: Path, values: list[int]) -> FileEntry:
@@ -20,7 +20,6 @@ def test_a_file_is_named_and_listed_by_its_content(tmp_path: Path) -> None:
     assert entry.sha256 == hashlib.sha256(content).hexdigest()
     assert entry.size_bytes == len(content)
     assert entry.path == f"folder/name-{entry.sha256[:16]}.arrow"
-    assert entry_from_json(entry.as_json()) == entry
     assert open_arrow(tmp_path, entry).read_all().to_pydict() == {"value": [1, 2, 3]}
 
 
@@ -68,3 +67,62 @@ def test_a_file_of_the_right_size_that_is_no_arrow_file_is_named(tmp_path: Path)
     entry = replace(_write(tmp_path, [1]), path="x.arrow", size_bytes=1000)
     with pytest.raises(WorkspaceError, match=r"x\.arrow is damaged .*: restore the file"):
         open_arrow(tmp_path, entry)
+
+
+def test_a_link_that_leads_out_of_the_workspace_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / "ws"
+    entry = _write(root, [1])
+    (root / entry.path).rename(tmp_path / "elsewhere.arrow")
+    (root / entry.path).symlink_to(tmp_path / "elsewhere.arrow")
+    for check in (open_arrow, check_content):
+        with pytest.raises(WorkspaceError, match=rf"{entry.path} is no file inside the workspace"):
+            check(root, entry)
+    (root / entry.path).unlink()
+    (root / "folder").rmdir()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "elsewhere.arrow").rename(tmp_path / entry.path)
+    (root / "folder").symlink_to(tmp_path / "folder")
+    with pytest.raises(WorkspaceError, match=rf"{entry.path} is no file inside the workspace"):
+        check_content(root, entry)
+
+
+def test_a_workspace_that_is_itself_behind_a_link_is_read(tmp_path: Path) -> None:
+    entry = _write(tmp_path / "ws", [1])
+    (tmp_path / "link").symlink_to(tmp_path / "ws")
+    check_content(tmp_path / "link", entry)
+
+
+@pytest.mark.parametrize("instead", ["circle", "folder", "file"])
+def test_what_is_no_file_is_named(tmp_path: Path, instead: str) -> None:
+    entry = _write(tmp_path, [1])
+    path = tmp_path / entry.path
+    path.unlink()
+    if instead == "circle":
+        path.symlink_to(path)
+    elif instead == "folder":
+        path.mkdir()
+    else:
+        path.parent.rmdir()
+        path.parent.write_text("")
+    with pytest.raises(WorkspaceError, match=rf"{entry.path} .*: restore the file"):
+        check_content(tmp_path, entry)
+
+
+def test_files_of_one_commit_appear_together_at_its_end(tmp_path: Path) -> None:
+    with Staging(tmp_path) as staging:
+        entries = [write_table(staging, f"folder{number}/name", {"value": np.arange(number)}) for number in range(3)]
+        assert not [path for path in tmp_path.rglob("*.arrow")]
+    for number, entry in enumerate(entries):
+        assert entry == write_table(tmp_path / "alone", f"folder{number}/name", {"value": np.arange(number)})
+        check_content(tmp_path, entry)
+    assert len([path for path in tmp_path.glob("folder*/*")]) == 3
+
+
+def test_of_a_commit_that_fails_no_file_is_left(tmp_path: Path) -> None:
+    staging = Staging(tmp_path)
+    with staging:
+        write_table(staging, "folder/one", {"value": [1]})
+    with pytest.raises(pa.ArrowInvalid), staging:  # noqa: PT012
+        write_table(staging, "folder/two", {"value": [2]})
+        write_batches(staging, "folder/three", pa.schema([("value", pa.int64())]), [pa.record_batch({"other": [1]})])
+    assert [path.name.split("-")[0] for path in (tmp_path / "folder").iterdir()] == ["one"]

@@ -1,8 +1,11 @@
 import hashlib
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ifru_dist.errors import WorkspaceError
 from ifru_dist.models.spec import ModelSpec
@@ -121,6 +124,12 @@ def test_a_manifest_of_a_release_that_could_not_calibrate() -> None:
     assert decode(_file(json.dumps(value)), "x.json") == replace(_manifest(), model=model)
 
 
+def test_a_manifest_of_a_release_that_could_not_vacuum_keeps_all_versions() -> None:
+    value = json.loads(encode(_manifest()).split(b"\n", 1)[1])
+    assert value.pop("retained_from") == 1
+    assert decode(_file(json.dumps(value)), "x.json") == _manifest()
+
+
 def test_another_format_is_refused_with_the_remedy() -> None:
     body = encode(_manifest()).decode().split("\n", 1)[1].rstrip("\n").replace('"format": 1', '"format": 99')
     with pytest.raises(WorkspaceError, match="has format 99; this program reads 1: use a matching release"):
@@ -132,3 +141,109 @@ def test_a_successor_differs_in_what_changed() -> None:
     successor = manifest.successor(parent_digest="abc", kind="train", created="now", n_erased=5)
     assert (successor.version, successor.parent, successor.kind, successor.n_erased) == (4, "abc", "train", 5)
     assert replace(successor, version=3, parent="f00", kind="unlearn", created=manifest.created, n_erased=2) == manifest
+
+
+# ------------------------------------------------------------------------------------------------- what is not trusted
+
+
+def _altered(place: tuple[str | int, ...], value: Any) -> bytes:
+    """A manifest with one value replaced, and the checksum of that."""
+    body = json.loads(encode(_manifest()).split(b"\n", 1)[1])
+    inner = body
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    return _file(json.dumps(body))
+
+
+def _places(value: Any, place: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """Where every value stands in a JSON value."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [found for key, item in inner for found in [(*place, key), *_places(item, (*place, key))]]
+
+
+_PLACES = _places(json.loads(encode(_manifest()).split(b"\n", 1)[1]))
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from([2**63, -1, 2**60, "..", ""]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(place=st.sampled_from(_PLACES), value=_JSON)
+@settings(max_examples=300, deadline=None)
+def test_any_value_in_any_place_is_read_or_refused(place: tuple[str | int, ...], value: Any) -> None:
+    try:
+        manifest = decode(_altered(place, value), "x.json")
+    except WorkspaceError as error:
+        message = str(error)
+    else:  # read as it stands, so what is written again says the same
+        message = "x.json"
+        assert decode(encode(manifest), "x.json") == manifest or "nan" in repr(manifest)
+    assert "x.json" in message
+    assert "\n" not in message
+
+
+@given(value=_JSON)
+@settings(deadline=None)
+def test_any_value_instead_of_a_manifest_is_refused(value: Any) -> None:
+    with pytest.raises(WorkspaceError, match=r"x\.json"):
+        decode(_file(json.dumps(value)), "x.json")
+
+
+@given(data=st.binary(max_size=200))
+def test_any_bytes_instead_of_a_manifest_are_refused(data: bytes) -> None:
+    with pytest.raises(WorkspaceError, match=r"x\.json is damaged"):
+        decode(data, "x.json")
+
+
+def test_a_manifest_nested_beyond_reading_is_refused() -> None:
+    for body in ("[" * 100_000, '{"format": 1, "extra": ' + "[" * 100_000 + "]" * 100_000 + "}"):
+        with pytest.raises(WorkspaceError, match=r"x\.json"):
+            decode(_file(body), "x.json")
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("ids", 0, "path"), "/etc/passwd"),
+        (("ids", 0, "path"), "../other/ids.arrow"),
+        (("examples", "path"), "examples/../../x.arrow"),
+        (("examples", "path"), "examples\\x.arrow"),
+        (("graph", 1, "path"), "./graph/x.arrow"),
+        (("graph", 1, "path"), "graph//x.arrow"),
+        (("valid", "path"), ""),
+        (("valid", "path"), "split/a\0b"),
+        (("test", "path"), "a/" * 600 + "b"),
+        (("model", "base", 0, "path"), "tables/"),
+        (("model", "deltas", 0, "size_bytes"), -1),
+        (("model", "deltas", 0, "size_bytes"), "5"),
+        (("n_examples",), -1),
+        (("n_examples",), 2**60),
+        (("n_examples",), 9.0),
+        (("n_erased",), True),
+        (("layout", "partitions"), 0),
+        (("layout", "partitions"), 65_537),
+        (("layout", "sizes"), [5]),
+        (("layout", "sizes"), [5, 2**31]),
+        (("layout", "sizes"), [5, -6]),
+        (("tables",), ["user", "../item"]),
+        (("tables",), "ui"),
+        (("tables",), ["user"]),
+        (("model", "spec", "dim"), 0),
+        (("model", "spec", "dim"), 2**60),
+        (("model", "spec", "hidden"), [2**60]),
+        (("model", "spec", "name"), "os.system('x')"),
+        (("model", "spec", "colour"), "blue"),
+        (("model", "unsolved_interactions"), -0.5),
+        (("version",), 0),
+        (("retained_from",), 0),
+        (("unknown",), 1),
+    ],
+)
+def test_a_value_that_no_version_can_have_is_named(place: tuple[str | int, ...], value: Any) -> None:
+    name = str(place[0])
+    with pytest.raises(
+        WorkspaceError, match=rf"x\.json cannot be used \((layout\.)?{name}.*: restore it from a backup"
+    ):
+        decode(_altered(place, value), "x.json")

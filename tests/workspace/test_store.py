@@ -99,6 +99,14 @@ def test_a_workspace_held_by_another_process_names_it(workspace: Workspace, star
     workspace.manifest()
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '{"job": "x"}'])
+def test_a_holder_that_cannot_be_told_is_another_job(workspace: Workspace, text: str) -> None:
+    with workspace.lock("unlearn"):
+        (workspace.root / "lock").write_text(text)
+        with pytest.raises(WorkspaceBusyError, match="is in use by another job: wait"), workspace.lock("train"):
+            pass
+
+
 def test_a_lock_ends_with_its_process_even_if_that_is_killed(workspace: Workspace, start: Start) -> None:
     holder = start(_HOLD, str(workspace.root))
     assert _line(holder) == "held"
@@ -141,6 +149,12 @@ def test_versions_beyond_six_digits_stay_in_order(workspace: Workspace) -> None:
     for number in (999_999, 1_000_000):
         workspace.manifest_path(number).write_bytes(content)
     assert workspace.versions() == [1, 999_999, 1_000_000]
+
+
+def test_a_manifest_under_another_number_is_named(workspace: Workspace) -> None:
+    workspace.manifest_path(2).write_bytes(workspace.manifest_path(1).read_bytes())
+    with pytest.raises(WorkspaceError, match=r"versions/000002\.json holds version 1: restore it from a backup"):
+        workspace.manifest()
 
 
 def test_the_key_lies_beside_the_workspace(tmp_path: Path) -> None:

@@ -1,0 +1,165 @@
+"""A folder into which files of requests are put: each is taken over, and answered once, whatever dies in between.
+
+FOLDER/NAME             put there by whoever asks (under another name first, then renamed)
+FOLDER/received/NAME    taken over, durably
+FOLDER/receipts/...     what became of each of its requests; the file itself, which holds ids, is then removed
+FOLDER/rejected/NAME    a file that cannot be used, with a receipt that says why
+"""
+
+import json
+import os
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ifru_dist.errors import InputError
+from ifru_dist.pipelines.progress import say
+from ifru_dist.pipelines.requests import READERS, Request, read_requests
+from ifru_dist.workspace.files import make_folder, sha256_of, sync_path
+from ifru_dist.workspace.keys import keyed_digest
+from ifru_dist.workspace.ledger import Settled
+from ifru_dist.workspace.store import utc_now
+
+RECEIVED, RECEIPTS, REJECTED = "received", "receipts", "rejected"
+_REFUSED = {"status": "rejected"}
+
+
+@dataclass
+class Delivery:
+    """A file that was taken over."""
+
+    path: Path
+    name: str
+    """By which the ledger knows it: a keyed digest of its name and content."""
+    requests: list[Request]
+    received: str
+    settled: dict[int, Settled] = field(default_factory=dict)
+    """By row, what became of the requests so far."""
+
+    @property
+    def open(self) -> list[Request]:
+        """The requests of which nothing is known yet, in their order."""
+        return [request for request in self.requests if request.row not in self.settled]
+
+
+class Inbox:
+    """The files of a watched folder, in the order in which they came."""
+
+    def __init__(self, folder: Path, key: bytes) -> None:
+        """Make the folders.
+
+        Args:
+            folder: the watched one.
+            key: of the workspace's digests.
+
+        Raises:
+            InputError: the folder is none, or cannot be written to.
+        """
+        self._folder, self._key = folder, key
+        try:
+            for name in (RECEIVED, RECEIPTS, REJECTED):
+                make_folder(folder / name)
+        except OSError as error:
+            raise InputError(f"--watch {folder}: {error.strerror}: name a folder that you may write to") from error
+        self.deliveries: deque[Delivery] = deque()
+
+    def accept(self) -> None:
+        """Take over what was put in, and what an earlier run took over and did not answer.
+
+        Taking over is renaming: after a crash a file is in one place or the other. A file whose name is in work waits.
+        """
+        known = {delivery.path.name for delivery in self.deliveries}
+        moved = False
+        for path in _in_order(self._folder):
+            target = self._folder / RECEIVED / path.name
+            if not target.exists():
+                path.rename(target)
+                moved = True
+        if moved:
+            sync_path(self._folder / RECEIVED)
+            sync_path(self._folder)
+        for path in _in_order(self._folder / RECEIVED):
+            if path.name not in known:
+                self._take(path)
+
+    def settle(self, delivery: str, row: int, settled: Settled) -> None:
+        """Note what became of a request."""
+        next(known for known in self.deliveries if known.name == delivery).settled[row] = settled
+
+    def answer(self) -> None:
+        """Write the receipts of files whose requests are all settled, and remove the files."""
+        done = [delivery for delivery in self.deliveries if not delivery.open]
+        for delivery in done:
+            self._write_receipt(delivery.path, delivery.name, _receipt(delivery))
+            delivery.path.unlink()
+            self.deliveries.remove(delivery)
+            say(f"answered {delivery.path.name}: {len(delivery.requests)} requests")
+        if done:
+            sync_path(self._folder / RECEIVED)
+
+    def reject(self, path: Path, reason: str) -> None:
+        """Lay a file aside that cannot be used, with a receipt."""
+        name = self._name(path)
+        done = [_receipt(known) for known in self.deliveries if known.path == path]
+        self._write_receipt(path, name, {"file": path.name, **(done[0] if done else {}), **_REFUSED, "reason": reason})
+        path.rename(self._folder / REJECTED / path.name)
+        sync_path(self._folder / REJECTED)
+        sync_path(self._folder / RECEIVED)
+        self.deliveries = deque(delivery for delivery in self.deliveries if delivery.path != path)
+        say(f"rejected {path.name}: {reason}")
+
+    def _take(self, path: Path) -> None:
+        """Read a file that was taken over; one that was answered before only loses what a crash left of it."""
+        name = self._name(path)
+        if self._receipt_path(path, name).exists():
+            path.unlink()
+            sync_path(path.parent)
+            return
+        try:
+            requests = [replace(request, delivery=name) for request in read_requests(path, "--watch")]
+        except InputError as error:
+            self.reject(path, " ".join(str(error).split()))
+            return
+        self.deliveries.append(Delivery(path=path, name=name, requests=requests, received=requests[0].received))
+
+    def _name(self, path: Path) -> str:
+        """By which a file is known again, without telling what it holds."""
+        return keyed_digest(self._key, "delivery", path.name, sha256_of(path)).hex()[:32]
+
+    def _receipt_path(self, path: Path, name: str) -> Path:
+        """Where the receipt of a file lies."""
+        return self._folder / RECEIPTS / f"{path.name}.{name[:12]}.json"
+
+    def _write_receipt(self, path: Path, name: str, content: dict[str, Any]) -> None:
+        """Write a receipt durably: it appears whole or not at all."""
+        target = self._receipt_path(path, name)
+        aside = target.with_name(f".{target.name}")
+        with aside.open("w", encoding="utf-8") as file:
+            json.dump({**content, "finished": utc_now()}, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.rename(target)
+        sync_path(target.parent)
+
+
+def _in_order(folder: Path) -> list[Path]:
+    """The request files of a folder by the time of their last change, then by name; hidden and other files wait."""
+    files = [path for path in folder.iterdir() if path.suffix in READERS and not path.name.startswith(".")]
+    return sorted((path for path in files if path.is_file()), key=lambda path: (path.stat().st_mtime_ns, path.name))
+
+
+def _receipt(delivery: Delivery) -> dict[str, Any]:
+    """What became of each request of a file. It names no user and no item."""
+    rows = [{"row": row, **asdict(settled)} for row, settled in sorted(delivery.settled.items())]
+    counts = _counts(list(delivery.settled.values()))
+    return {"file": delivery.path.name, "status": "done", "received": delivery.received, **counts, "requests": rows}
+
+
+def _counts(settled: Sequence[Settled]) -> dict[str, int]:
+    """How many requests ended in each way."""
+    return {
+        status: sum(entry.status == status for entry in settled)
+        for status in ("applied", "duplicate", "not_found", "rejected")
+    }
