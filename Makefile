@@ -28,10 +28,10 @@ demo: $(INSTALLED)  ## generate interactions, train, erase and compare, on a loc
 	$(BIN)/python -m benchmarks.demo
 
 test: $(INSTALLED)  ## all tests but the large ones
-	$(BIN)/python -m pytest -m "not large"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not large"
 
 test-all: $(INSTALLED)  ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED)  ## style, formatting, types and the walls between the rooms
 	$(BIN)/ruff check .
