@@ -80,7 +80,7 @@ def read_workspace(folder: Path) -> Content:
     version = open_version(workspace, check_content=True)
     manifest, layout = version.manifest, version.layout
     key = load_key(workspace.default_key_file, manifest.key_fingerprint)
-    ledger = read_ledger(workspace.root, manifest.requests, manifest.suppression)
+    ledger = read_ledger(workspace.root, manifest.requests, manifest.suppression, manifest.released)
     parts = [version.train(), version.held_out("valid"), version.held_out("test")]
     edges = version.incidence_of(range(layout.partitions))
     arrays = [part.rows for part in parts] + [part.labels for part in parts] + [edges.indptr, edges.others, edges.label]

@@ -206,9 +206,9 @@ def _run_job(scenario: Scenario, prepare: Callable[[], object]) -> int:
 
 
 def _cut_unsynced(scenario: Scenario) -> None:
-    """Halve every file that a crash may have left unsynced: those under a passing name."""
+    """Halve every file that a crash may have left unsynced: those under a passing name, and under no other."""
     for path in scenario.folder.rglob(".*"):
-        if path.is_file():
+        if path.is_file() and path.stat().st_nlink == 1:
             os.truncate(path, path.stat().st_size // 2)
 
 

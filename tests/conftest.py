@@ -5,6 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A test is no slower than its timeout says; how long one example takes depends on what else the machine does.
+settings.register_profile("without deadline", deadline=None)
+settings.load_profile("without deadline")
 
 # Before anything imports Ray, which reads them once: without a mode Ray would write a token into the home folder.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")

@@ -17,22 +17,15 @@ TAKEN_NAMES = frozenset({"user", "item", "value", "label", "timestamp", "example
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareOptions:
-    """Options of the preparation; the fields are options of jobs/preprocess.py too."""
+class LogOptions:
+    """What stands where in logs, and what becomes a label: options of all jobs that read them."""
 
     logs: str
     """Interaction logs: a Parquet or CSV file, a folder, or a quoted glob; with --test: training part."""
-    valid: str | None = None
-    """Validation part of a split made elsewhere; needs --test."""
-    test: str | None = None
-    """Test part of a split made elsewhere, with or without --valid. Every row of --logs is then kept for training."""
     user_column: str = "user"
     """Column of the user ids: integers or strings."""
     item_column: str = "item"
     """Column of the item ids: integers or strings."""
-    fields: Annotated[tuple[str, ...], Field(max_length=100)] = ()
-    """Further columns that an example has a row of, such as hour or device: integers or strings, each a table of its
-    own. For models of more than two fields."""
     rating_column: str = "rating"
     """Column of the ratings; read only where no --label-column is given."""
     label_column: str | None = None
@@ -41,14 +34,27 @@ class PrepareOptions:
     """Column that says which of a pair's rows is the last; by default the column timestamp, where there is one."""
     positive_threshold: Annotated[float, Field(allow_inf_nan=False)] | None = None
     """Label 1 means rating > threshold, strictly; needed unless --label-column is given."""
+    max_bad_share: Share = 0.01
+    """Stop when more than this share of all rows had to be quarantined."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions(LogOptions):
+    """Options of the preparation; the fields are options of jobs/preprocess.py too."""
+
+    valid: str | None = None
+    """Validation part of a split made elsewhere; needs --test."""
+    test: str | None = None
+    """Test part of a split made elsewhere, with or without --valid. Every row of --logs is then kept for training."""
+    fields: Annotated[tuple[str, ...], Field(max_length=100)] = ()
+    """Further columns that an example has a row of, such as hour or device: integers or strings, each a table of its
+    own. For models of more than two fields."""
     k_core: Annotated[int, Field(ge=1)] = 1
     """Keep only users and items with at least this many rows, until stable; 1 keeps all."""
     split: tuple[Share, Share, Share] = DEFAULT_SPLIT
     """Shares of training, validation and test rows, by a random permutation."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 1024
     """Seed of the split."""
-    max_bad_share: Share = 0.01
-    """Stop when more than this share of all rows had to be quarantined."""
 
     @property
     def given_split(self) -> bool:

@@ -20,8 +20,10 @@ from ifru_dist.ingest.reading import Rows, Scheduler, join_parts, joined_bad, re
 from ifru_dist.ingest.schemas import resolve_columns
 from ifru_dist.ingest.sources import LogFile, find_files, open_file
 from ifru_dist.ingest.splitting import last_of_pairs, random_split
+from ifru_dist.ingest.suppressing import suppressed_rows
 from ifru_dist.interactions import Interactions
 from ifru_dist.workspace.dataset import Dataset
+from ifru_dist.workspace.suppression import SuppressionList
 
 Positions = NDArray[np.int64]
 PARTS = ("train", "valid", "test")
@@ -53,7 +55,11 @@ class _Run:
 
 
 def prepare(
-    options: PrepareOptions, scheduler: Scheduler, quarantine: Path, say: Callable[[str], None] = print
+    options: PrepareOptions,
+    scheduler: Scheduler,
+    quarantine: Path,
+    say: Callable[[str], None] = print,
+    listed: SuppressionList | None = None,
 ) -> Prepared:
     """Read, clean, select and split logs.
 
@@ -62,6 +68,7 @@ def prepare(
         scheduler: Dask's scheduler for the reading.
         quarantine: File for the rows that cannot be used.
         say: Receives a line as each phase ends.
+        listed: What was erased before; rows that name it are left out.
 
     Raises:
         ConfigError: options contradict each other.
@@ -76,7 +83,8 @@ def prepare(
     with run.phase("codes"):
         rows = join_parts([part for group in parts for part in group])
     with run.phase("select"):
-        split = _given(parts, options) if options.given_split else _selected(rows, options, run)
+        kept = _not_suppressed(rows, listed, run)
+        split = _given(parts, kept, options) if options.given_split else _selected(rows, kept, options, run)
     with run.phase("tables"):
         names = ("user", "item", *options.fields)
         dataset = _dataset(rows, names, split, run, from_text=groups[0][0].is_csv)
@@ -112,17 +120,29 @@ def _set_apart(options: PrepareOptions, parts: Sequence[Part], quarantine: Path,
         raise InputError(f"none of the {n_read:,} rows can be used: see {quarantine}")
 
 
-def _given(parts: Sequence[Sequence[Part]], options: PrepareOptions) -> list[Positions]:
+def _not_suppressed(rows: Rows, listed: SuppressionList | None, run: _Run) -> Positions:
+    """Positions of the rows that name nothing that was erased before."""
+    run.counts["suppressed"] = None
+    if listed is None:
+        return np.arange(len(rows))
+    left_out = suppressed_rows(rows, listed)
+    run.counts["suppressed"] = left_out.counts
+    run.say(f"{left_out.rows.sum():,} rows name what was erased before, and are left out")
+    return np.flatnonzero(~left_out.rows)
+
+
+def _given(parts: Sequence[Sequence[Part]], kept: Positions, options: PrepareOptions) -> list[Positions]:
     """Positions of the training, validation and test rows of a split made elsewhere; it may have no validation part."""
     sizes = [sum(len(part.rows) for part in group) for group in parts]
     sizes = sizes if options.valid is not None else [sizes[0], 0, sizes[1]]
-    return np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+    return np.split(kept, np.searchsorted(kept, np.cumsum(sizes)[:-1]))
 
 
-def _selected(rows: Rows, options: PrepareOptions, run: _Run) -> list[Positions]:
+def _selected(rows: Rows, usable: Positions, options: PrepareOptions, run: _Run) -> list[Positions]:
     """Positions of the training, validation and test rows after deduplication, k-core and shuffling."""
-    kept = last_of_pairs(rows.users.codes, rows.items.codes, rows.times)
-    run.counts["duplicates"] = len(rows) - len(kept)
+    times = None if rows.times is None else rows.times[usable]
+    kept = usable[last_of_pairs(rows.users.codes[usable], rows.items.codes[usable], times)]
+    run.counts["duplicates"] = len(usable) - len(kept)
     if options.k_core > 1:
         kept = kept[k_core(rows.users.codes[kept], rows.items.codes[kept], options.k_core)]
         if len(kept) == 0:

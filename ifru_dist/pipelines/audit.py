@@ -12,13 +12,17 @@ from ifru_dist.evaluation.report import check_output, markdown_table, write_repo
 from ifru_dist.pipelines.progress import say
 from ifru_dist.workspace.history import find_events, wanted_digests
 from ifru_dist.workspace.keys import load_key
-from ifru_dist.workspace.ledger import read_ledger
 from ifru_dist.workspace.store import Workspace
+from ifru_dist.workspace.suppression import Release, read_releases, read_suppressed
 from ifru_dist.workspace.verification import Verification, verify_workspace
 
 UNLISTED_SHOWN = 20
 """Files that the summary names at most; the report names them all."""
 _SHOWN = ("received", "finished", "version", "scope", "status", "interactions", "reason")
+
+
+_ASKED = ("requests", "erased", "suppressed", "releases")
+"""What the report tells of what is asked for; null where nothing is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +76,7 @@ def audit(config: AuditConfig) -> int:
         "versions_kept": [found.newest.retained_from, newest[0]],
         "files_checked": found.files,
         "bytes_checked": found.size_bytes,
-        **(_history(config, workspace, found) if config.asks else {"requests": None, "erased": None}),
+        **(_history(config, workspace, found) if config.asks else dict.fromkeys(_ASKED)),
         "seconds": {"total": time.perf_counter() - start},
         "config": {**as_dict(config), "user": _given(config.user), "item": _given(config.item)},
     }
@@ -97,8 +101,12 @@ def audit_summary(report: dict[str, Any]) -> str:
     if len(unlisted) > UNLISTED_SHOWN:
         lines.append(f"note: and {len(unlisted) - UNLISTED_SHOWN} more such files")
     if report["requests"] is not None:
-        erased = {True: "yes", False: "no", None: "not asked"}[report["erased"]]
+        erased, held = (
+            {True: "yes", False: "no", None: "not asked"}[report[name]] for name in ("erased", "suppressed")
+        )
         lines += ["", _requests_in_words(report["requests"]), f"on the list of all that was erased: {erased}"]
+        lines += [f"kept from coming back: {held}"]
+        lines += [f"released in version {entry['version']}: {entry['reason']}" for entry in report["releases"] or []]
         if not report["ledger_complete"]:
             lines.append("beware: files of the ledger are damaged, and what stands in them is not shown")
     return "\n".join(lines)
@@ -106,19 +114,31 @@ def audit_summary(report: dict[str, Any]) -> str:
 
 def _history(config: AuditConfig, workspace: Workspace, found: Verification) -> dict[str, Any]:
     """What the ledger tells of what is asked for, and whether it is on the list of all that was erased."""
-    newest, digests, erased = found.newest, None, None
+    newest, digests, erased, suppressed, releases = found.newest, None, None, None, None
     suppression = list(filter(found.is_whole, newest.suppression))
+    released = list(filter(found.is_whole, newest.released))
     if config.user is not None or config.item is not None:
         key = load_key(config.key_file or workspace.default_key_file, newest.key_fingerprint)
         digests = wanted_digests(key, config.user, config.item)
-        erased = not digests.isdisjoint(read_ledger(workspace.root, (), suppression).suppressed)
+        erased = not digests.isdisjoint(read_suppressed(workspace.root, suppression))
+        suppressed = not digests.isdisjoint(read_suppressed(workspace.root, suppression, released))
+        releases = [entry for entry in read_releases(workspace.root, released) if entry.digest in digests]
     files = list(filter(found.is_whole, newest.requests))
     events = find_events(workspace.root, files, request_id=config.request_id, digests=digests)
     return {
         "requests": [{**asdict(event), **_version_of(found, event.version)} for event in events],
         "erased": erased,
-        "ledger_complete": len(files) + len(suppression) == len(newest.requests) + len(newest.suppression),
+        "suppressed": suppressed,
+        "releases": releases and [_release_in_words(found, entry) for entry in releases],
+        "ledger_complete": len(files) + len(suppression) + len(released)
+        == len(newest.requests) + len(newest.suppression) + len(newest.released),
     }
+
+
+def _release_in_words(found: Verification, entry: Release) -> dict[str, Any]:
+    """A release, and when it was made."""
+    manifest = found.manifests.get(entry.version)
+    return {"version": entry.version, "reason": entry.reason, "version_created": manifest and manifest.created}
 
 
 def _version_of(found: Verification, version: int) -> dict[str, Any]:

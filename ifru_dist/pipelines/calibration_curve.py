@@ -10,7 +10,7 @@ import numpy as np
 
 from ifru_dist.errors import SolveError
 
-_NEAR_BEST = 1.1
+_NEAR_BEST = 1.08
 """Gaps of the lowest temperature up to so many times the smallest are near it."""
 
 _RANKS_ALIKE = 0.1

@@ -47,7 +47,7 @@ class Judge:
     @cached_property
     def original(self) -> Seen:
         """By the model as it is."""
-        return self._seen(Scorer(self._spec, self._version.train(), self._parameters))
+        return self._seen(Scorer(self._spec, self._version.trained(), self._parameters))
 
     @cached_property
     def retrained(self) -> Seen:

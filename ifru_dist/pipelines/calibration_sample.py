@@ -40,7 +40,8 @@ def draw_sample(version: Version, share: float, most: int, seed: int, exclude: S
     Raises:
         InputError: no pair may be drawn, or none would be left to train on.
     """
-    alive, train = np.flatnonzero(version.alive()), version.train()
+    train = version.trained()
+    assert train.ids is not None
     keys = _keys(version, train.rows[:, 0], train.rows[:, 1])
     excluded = _excluded(version, train, keys, exclude)
     allowed, pairs = np.unique(keys[~excluded]), len(np.unique(keys))
@@ -52,7 +53,7 @@ def draw_sample(version: Version, share: float, most: int, seed: int, exclude: S
         )
     chosen = np.isin(keys, np.random.default_rng(seed).choice(allowed, count, replace=False))
     return CalibrationSample(
-        examples=alive[chosen], sampled=train.take(chosen), kept=train.take(~chosen), excluded=int(excluded.sum())
+        examples=train.ids[chosen], sampled=train.take(chosen), kept=train.take(~chosen), excluded=int(excluded.sum())
     )
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from ifru_dist.errors import GuardError
@@ -65,7 +67,7 @@ class Eraser:
         flags.check_model(version.model.spec)  # also refuses a workspace without a model before anything starts
         manifest, root = version.manifest, version.workspace.root
         self.key = load_key(flags.key_file or version.workspace.default_key_file, manifest.key_fingerprint)
-        self.ledger = read_ledger(root, manifest.requests, manifest.suppression)
+        self.ledger = read_ledger(root, manifest.requests, manifest.suppression, manifest.released)
         self.damping = chosen_damping(flags.damping, flags.temperature, version.model, flags)
         self.options = flags.solve_options(self.damping)
 
@@ -83,7 +85,7 @@ class Eraser:
         batch = _Batch(self, requests)
         routed = batch.route()
         _guard(routed, self.flags)
-        outcomes = batch.solve(routed) if len(routed.examples) else None
+        outcomes = batch.solve(routed)
         result = batch.result(routed, outcomes)
         if not routed.erases:
             return result
@@ -123,10 +125,13 @@ class _Batch:
             return self._router.route([])
         return self._run("route", lambda gang: self._router.route(gang.call("find", self._router.targets)))
 
-    def solve(self, routed: Routed) -> list[Outcome]:
-        """Unlearn the examples."""
+    def solve(self, routed: Routed) -> list[Outcome] | None:
+        """Unlearn the examples; none where the model was trained on none of them: they only leave the data."""
+        examples = routed.examples[self._trained(routed)]
+        if len(examples) == 0:
+            return None
         say(f"erasing {len(routed.examples)} interactions")
-        return self._run("gang", lambda gang: gang.call("solve", routed.examples, self._eraser.options))
+        return self._run("gang", lambda gang: gang.call("solve", examples, self._eraser.options))
 
     def result(self, routed: Routed, outcomes: list[Outcome] | None = None) -> BatchResult:
         """What became of the batch, so far as nothing was committed."""
@@ -180,8 +185,13 @@ class _Batch:
 
     def _still_held(self, routed: Routed, outcomes: list[Outcome]) -> int:
         """Erased interactions of which something can be left."""
-        pairs = routed.pairs if len(self._version.layout.tables) == 2 else None
-        return still_held(self._version, routed.examples, outcomes, routed.forgotten, pairs)
+        trained = self._trained(routed)
+        pairs = routed.pairs[trained] if len(self._version.layout.tables) == 2 else None
+        return still_held(self._version, routed.examples[trained], outcomes, routed.forgotten, pairs)
+
+    def _trained(self, routed: Routed) -> NDArray[np.bool_]:
+        """Mask of a batch's examples, (examples,): those that the model was trained on."""
+        return routed.examples < self._version.trained_bound
 
     def _note_failure(self, failure: Failure) -> None:
         """Say that an attempt failed, and keep it for the report."""

@@ -13,8 +13,11 @@ from ifru_dist.evaluation.forgetting import forgetting_figures, mean_and_spread,
 from ifru_dist.evaluation.membership import MIN_SHADOWS
 from ifru_dist.evaluation.recovered import recovered_shares
 from ifru_dist.evaluation.report import check_output, figure, markdown_table, write_report
+from ifru_dist.interactions import Interactions
+from ifru_dist.models.parameters import Parameters
 from ifru_dist.pipelines.measuring import Measured, Measurement
 from ifru_dist.pipelines.references import ShadowAttack, measure_references, train_attack
+from ifru_dist.workspace.appending import grown, moved
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import Version, open_version
 
@@ -125,6 +128,16 @@ def _check(config: EvaluateConfig) -> None:
         )
 
 
+def _original(version: Version) -> tuple[Interactions, Parameters]:
+    """What the original model was trained on, and its parameters, both in the rows that the version has by now."""
+    original = version.original()
+    before, now = original.layout, version.layout
+    values = original.embeddings()
+    if before != now:
+        values = grown(values, before, now, version.embeddings())
+    return moved(original.trained(), before, now), Parameters(values, original.dense())
+
+
 def _report(config: EvaluateConfig, version: Version) -> dict[str, Any]:
     """All figures (docs/reports.md says what each means)."""
     measurement = Measurement(version)
@@ -133,8 +146,7 @@ def _report(config: EvaluateConfig, version: Version) -> dict[str, Any]:
         _require_erased(measurement)
     models = {}
     if erased:
-        original = version.original()
-        models["original"] = measurement.of_model(original.train(), original.parameters())
+        models["original"] = measurement.of_model(*_original(version))
     models["unlearned"] = measurement.of_model(measurement.kept, version.parameters())
     methods = {name: measured.figures for name, measured in models.items()}
     extra: dict[str, Any] = {"recovery_pairs": len(measurement.recovery.pairs)} if erased else {}

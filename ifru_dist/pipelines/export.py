@@ -132,9 +132,9 @@ def _tables(version: Version, *, outputs: bool) -> list[TableRows]:
 
 
 def _outputs(version: Version) -> NDArray[np.float32]:
-    """F = P E (N, width), with the graph of the training positives that the version has left."""
+    """F = P E (N, width), with the graph of the training positives that the version has left of those of its model."""
     embeddings, weights = version.embeddings(), build_model(version.model.spec).layer_weights
-    propagation = Propagation(version.train().positives(), len(embeddings), weights, torch.float32)
+    propagation = Propagation(version.trained().positives(), len(embeddings), weights, torch.float32)
     return propagation.apply(torch.from_numpy(embeddings)).numpy()
 
 

@@ -111,9 +111,9 @@ class Inbox:
         say(f"rejected {path.name}: {reason}")
 
     def _take(self, path: Path) -> None:
-        """Read a file that was taken over; one that was answered before only loses what a crash left of it."""
+        """Read a file that was taken over; one that is done already is only removed, as after a crash."""
         name = self._name(path)
-        if self._receipt_path(path, name).exists():
+        if self._is_done(path, name):
             path.unlink()
             sync_path(path.parent)
             return
@@ -123,6 +123,11 @@ class Inbox:
             self.reject(path, " ".join(str(error).split()))
             return
         self.deliveries.append(Delivery(path=path, name=name, requests=requests, received=requests[0].received))
+
+    def _is_done(self, path: Path, name: str) -> bool:
+        """Whether a receipt says that a file is done; one that was rejected may be put in again."""
+        receipt = self._receipt_path(path, name)
+        return receipt.exists() and json.loads(receipt.read_text(encoding="utf-8"))["status"] == "done"
 
     def _name(self, path: Path) -> str:
         """By which a file is known again, without telling what it holds."""

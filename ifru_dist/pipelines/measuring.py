@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ifru_dist.evaluation.candidates import Candidates
 from ifru_dist.evaluation.forgetting import HeldLabels, PairScores
@@ -13,6 +14,7 @@ from ifru_dist.interactions import Interactions
 from ifru_dist.models.parameters import Parameters
 from ifru_dist.pipelines.scoring import Scorer
 from ifru_dist.pipelines.validating import top_k_question
+from ifru_dist.workspace.appending import moved
 from ifru_dist.workspace.version import Version
 
 
@@ -32,9 +34,9 @@ class Measurement:
     def __init__(self, version: Version) -> None:
         """Read the pairs."""
         self.version = version
-        self.n_erased = version.manifest.n_erased - version.workspace.manifest(version.model.trained_version).n_erased
+        self.n_erased = _erased_count(version)
         self.erased = _erased_since_training(version)
-        self.kept, self.test = version.train(), version.held_out("test")
+        self.kept, self.test = version.trained(), version.held_out("test")
         self.touched_rows = np.unique(self.erased.pairs)
         touched = touched_masks(self.test, self.touched_rows)["auc_or"]
         self.labels = HeldLabels(
@@ -71,6 +73,19 @@ class Measurement:
 def _erased_since_training(version: Version) -> Interactions:
     """The examples erased since the model was trained; none where the version that holds them was vacuumed."""
     if not version.has_original:
-        return version.train().take(np.empty(0, np.int64))
+        return version.trained().take(np.empty(0, np.int64))
     original = version.original()
-    return original.all_examples().take(version.erased_since(original))
+    return moved(original.all_examples().take(_erased_ids(version)), original.layout, version.layout)
+
+
+def _erased_count(version: Version) -> int:
+    """How many of the examples that the model was trained on were erased since."""
+    if version.has_original:
+        return len(_erased_ids(version))
+    return version.trained_interactions - len(version.trained())
+
+
+def _erased_ids(version: Version) -> NDArray[np.int64]:
+    """Ids of the examples that the original model was trained on and that were erased since."""
+    erased = version.erased_since(version.original())
+    return erased[erased < version.trained_bound]

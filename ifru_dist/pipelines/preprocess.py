@@ -1,28 +1,24 @@
 """Logs become the first version of a workspace."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
-from ray.exceptions import RayError, RayTaskError
-from ray.util.dask import ray_dask_get
 
 from ifru_dist.config import as_dict
-from ifru_dist.errors import GangError
 from ifru_dist.evaluation.report import check_output, write_report
 from ifru_dist.ingest.options import PrepareOptions
 from ifru_dist.ingest.preparing import Prepared, prepare
-from ifru_dist.ingest.reading import Scheduler
 from ifru_dist.pipelines.progress import say
-from ifru_dist.pipelines.ray_session import first_line, ray_session
+from ifru_dist.pipelines.scheduling import SchedulerName, dask_scheduler
+from ifru_dist.pipelines.suppressing import key_and_list, scrub
 from ifru_dist.workspace.dataset import require_unused, write_dataset
-from ifru_dist.workspace.keys import create_key, fingerprint
+from ifru_dist.workspace.keys import copy_key, create_key, fingerprint
 from ifru_dist.workspace.layout import MAX_PARTITIONS
 from ifru_dist.workspace.store import Workspace
+from ifru_dist.workspace.suppression import SuppressionList
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +32,14 @@ class PreprocessConfig(PrepareOptions):
     quarantine: Path | None = None
     """Parquet file for the rows that cannot be used; by default WORKSPACE/quarantine/rows.parquet."""
     key_file: Path | None = None
-    """Key of the audit digests, made where it is missing; by default WORKSPACE.key, beside the workspace."""
+    """Key of the audit digests, made where it is missing; by default WORKSPACE.key, beside the workspace. With
+    --suppressed-by: that workspace's key, too; by default the one beside it, of which WORKSPACE.key is made a copy."""
+    suppressed_by: Path | None = None
+    """A workspace that such logs were used in before: rows that name what was erased from it are left out, and its list
+    of that is carried over, to be applied from then on."""
     output: Path | None = None
     """Folder of the report; by default WORKSPACE/reports/preprocess-000001."""
-    scheduler: Literal["threads", "ray"] = "threads"
+    scheduler: SchedulerName = "threads"
     """Where Dask reads the logs: in threads of this process, or on a Ray cluster that sees the same files."""
 
 
@@ -57,14 +57,16 @@ def preprocess(config: PreprocessConfig) -> None:
     workspace = Workspace(config.workspace)
     with workspace.lock("preprocess"):
         require_unused(workspace)
-        key = create_key(config.key_file or workspace.default_key_file)
+        key, listed = _key_and_list(config, workspace)
         quarantine = config.quarantine or workspace.root / "quarantine" / "rows.parquet"
-        with _scheduler(config.scheduler) as scheduler:
-            prepared = prepare(config, scheduler, quarantine, say)
+        with dask_scheduler(config.scheduler) as scheduler:
+            prepared = prepare(config, scheduler, quarantine, say, listed)
+        dataset = replace(prepared.dataset, key_fingerprint=fingerprint(key))
+        if listed is not None:
+            prepared.counts["quarantine_scrubbed"] = scrub(quarantine, listed, dataset.ids)
+            dataset = replace(dataset, suppressed=listed.digests)
         writing = time.perf_counter()
-        version = write_dataset(
-            workspace, replace(prepared.dataset, key_fingerprint=fingerprint(key)), config.partitions
-        ).version
+        version = write_dataset(workspace, dataset, config.partitions).version
         end = time.perf_counter()
     seconds = {**prepared.seconds, "write": end - writing, "total": end - start}
     report = {
@@ -84,6 +86,16 @@ def preprocess(config: PreprocessConfig) -> None:
     say(f"report: {folder}")
 
 
+def _key_and_list(config: PreprocessConfig, workspace: Workspace) -> tuple[bytes, SuppressionList | None]:
+    """The key of the new workspace, and what must not come back with the logs."""
+    if config.suppressed_by is None:
+        return create_key(config.key_file or workspace.default_key_file), None
+    key, listed = key_and_list(Workspace(config.suppressed_by), config.key_file)
+    if config.key_file is None:
+        copy_key(workspace.default_key_file, key)
+    return key, listed
+
+
 def _summary(prepared: Prepared, report: dict[str, Any]) -> str:
     """The counts as a table, in Markdown."""
     counts = prepared.counts
@@ -91,6 +103,8 @@ def _summary(prepared: Prepared, report: dict[str, Any]) -> str:
         "rows read": counts["rows_read"],
         **{f"  quarantined: {reason}": count for reason, count in counts["quarantined"].items()},
     }
+    if counts["suppressed"] is not None:
+        lines |= {f"  suppressed by {scope}": count for scope, count in counts["suppressed"].items()}
     if "duplicates" in counts:
         lines |= {"duplicates of a pair": counts["duplicates"], "rows after k-core": counts["rows_after_k_core"]}
     lines |= {"users": counts["users"], "items": counts["items"]}
@@ -104,25 +118,3 @@ def _summary(prepared: Prepared, report: dict[str, Any]) -> str:
     table = [f"| {title:<32} | {cell:>14} |" for title, cell in cells.items()]
     header = [f"| {'version ' + str(report['version']):<32} | {'':>14} |", f"| {'-' * 32} | {'-' * 13}: |"]
     return "\n".join([*header, *table])
-
-
-@contextmanager
-def _scheduler(name: str) -> Iterator[Scheduler]:
-    """Dask's scheduler by its option."""
-    if name == "threads":
-        yield name
-    else:
-        with ray_session(cpus=1):
-            yield _on_ray
-
-
-def _on_ray(*args: Any, **kwargs: Any) -> Any:
-    """Run a Dask graph on Ray; an error comes out as the task raised it."""
-    try:
-        return ray_dask_get(*args, **kwargs)
-    except RayTaskError as error:
-        raise error.cause from None
-    except RayError as error:
-        raise GangError(
-            f"Ray failed while preprocessing ({first_line(error)}): look at the cluster, run it again"
-        ) from error

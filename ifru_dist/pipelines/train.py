@@ -18,15 +18,24 @@ from ifru_dist.models.checking import check_new_model
 from ifru_dist.models.factory import build_model
 from ifru_dist.models.parameters import Parameters
 from ifru_dist.models.spec import Draws, LossName, ModelName, ModelSpec, Width
+from ifru_dist.pipelines.catching_up import CatchingUp, CatchUpFlags, caught_up_report, solver_in_words
 from ifru_dist.pipelines.progress import say
 from ifru_dist.pipelines.scoring import Scorer
+from ifru_dist.pipelines.suppressing import key_and_list
+from ifru_dist.pipelines.unlearn import RETRAINING_DUE
 from ifru_dist.pipelines.validating import top_k_question, validation_of
 from ifru_dist.training.imported import load_embeddings
 from ifru_dist.training.loop import Fitted, TrainOptions, fit
 from ifru_dist.training.validation import Validation
-from ifru_dist.workspace.commits import NewModel, commit_model
+from ifru_dist.workspace.commits import NewModel, commit_adoption, commit_model, written_model
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import Version, open_version
+
+_OF_UNLEARNING = (
+    *("interactions_erased", "rows_updated", "rows_forgotten", "workers", "subgraph", "solver", "influence_residual"),
+    *("residual_budget", "bytes_exchanged", "seconds", "failed_attempts"),
+)
+"""What the report tells of what was unlearned from a model that was trained elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +91,14 @@ class TrainConfig:
     """With --from, for a file without ids: folder of user_list.txt and item_list.txt, or user_ids and item_ids.csv."""
     without_erased: bool = False
     """With --from: the file was trained without what this workspace has erased."""
+    trained_on: Annotated[int | None, Field(ge=1)] = None
+    """With --from: the file was trained on the data of this version. What was erased since is unlearned from it, with
+    the defaults of jobs/unlearn.py, before it becomes current."""
+    workers: Annotated[int, Field(ge=0)] = 2
+    """With --trained-on: workers that unlearn together; 0: one in this process, without Ray."""
+    key_file: Path | None = None
+    """With --from: key of the audit digests, to count ids of the file that were erased; default: beside the workspace,
+    its name with .key."""
     output: Path | None = None
     """Where the report goes; default: WORKSPACE/reports/train-VERSION."""
 
@@ -95,21 +112,23 @@ def train(config: TrainConfig) -> int:
     config = validated(config)
     if config.from_ids and not config.from_file:
         raise ConfigError(f"--from-ids = {config.from_ids}: gives the ids of the rows of a file: add --from FILE")
+    _check_trained_on(config)
     workspace = Workspace(config.workspace)
     workspace.manifest()  # before the lock, which would make the folder
     check_output(config.output, workspace.root / "reports")
     with workspace.lock("train"):
         version = open_version(workspace, check_content=True)
         check_new_model(build_model(_spec(config, version, config.dim or ModelSpec.dim)))
-        model, figures = _imported(config, version) if config.from_file else _fitted(config, version)
-        number = commit_model(version, model).version
+        figures, status = _made(config, version)
     version = open_version(workspace)
+    number, model = version.manifest.version, version.model
     report = {
         "job": "train",
         "version_before": number - 1,
         "version_after": number,
         "source": model.source,
         "model": asdict(model.spec),
+        "left_out": left_out(version),
         **_quality(version),
         **figures,
         "config": as_dict(config),
@@ -117,7 +136,48 @@ def train(config: TrainConfig) -> int:
     folder = config.output or workspace.root / "reports" / f"train-{number:06d}"
     write_report(folder, report, _summary(report))
     print(f"{_summary(report)}\nreport: {folder}")
-    return 0
+    return status
+
+
+def left_out(version: Version) -> dict[str, int]:
+    """What of a version's data no model gets, because it was erased."""
+    return {"interactions": version.manifest.n_erased, "users_and_items": len(version.forgotten_rows())}
+
+
+def _check_trained_on(config: TrainConfig) -> None:
+    """See that the options say one thing about the data of a file."""
+    if config.trained_on is None:
+        return
+    if not config.from_file:
+        raise ConfigError(f"--trained-on = {config.trained_on}: says of what data a file was made: add --from FILE")
+    if config.without_erased:
+        raise ConfigError(
+            f"--trained-on = {config.trained_on} with --without-erased: the one says that what was erased since is "
+            "still in the file, the other that it is not: leave one out"
+        )
+
+
+def _made(config: TrainConfig, version: Version) -> tuple[dict[str, Any], int]:
+    """Commit a model on the data of a version: figures for the report, and the job's exit status."""
+    if config.trained_on is not None:
+        return _adopted(config, version, config.trained_on)
+    model, figures = _imported(config, version) if config.from_file else _fitted(config, version)
+    commit_model(version, model)
+    return figures, 0
+
+
+def _adopted(config: TrainConfig, version: Version, number: int) -> tuple[dict[str, Any], int]:
+    """Take a model that was trained elsewhere on the data of a version, and unlearn from it what was erased since."""
+    older = open_version(version.workspace, number, check_content=True)
+    model, figures = _of_file(config, older)
+    lent = older.with_model(written_model(older, model, version.manifest.version + 1))
+    flags = CatchUpFlags(workers=config.workers)
+    commit, summary = partial(commit_adoption, version, lent), {"source": model.source, "trained_on": number}
+    result = CatchingUp(flags, version, lent).run(commit, dict[str, object](summary))
+    result.seconds["job"] = sum(result.seconds.values())
+    told = caught_up_report(result, flags)
+    figures["unlearned"] = {name: told[name] for name in _OF_UNLEARNING} | {"words": result.residual_budget.in_words()}
+    return figures, RETRAINING_DUE if result.residual_budget.retraining_due else 0
 
 
 def _fitted(config: TrainConfig, version: Version) -> tuple[NewModel, dict[str, Any]]:
@@ -142,8 +202,14 @@ def _imported(config: TrainConfig, version: Version) -> tuple[NewModel, dict[str
         raise ConfigError(
             f"--from = {config.from_file}: this workspace has erased {version.manifest.n_erased} interactions, which "
             "embeddings trained on them would bring back: import embeddings that were trained without them and say so "
-            "with --without-erased, or train anew here"
+            "with --without-erased, name the version they were trained on with --trained-on, or train anew here"
         )
+    return _of_file(config, version)
+
+
+def _of_file(config: TrainConfig, version: Version) -> tuple[NewModel, dict[str, Any]]:
+    """The embeddings of a file for all that a version knows, and how many of its ids that does not."""
+    assert config.from_file is not None
     tables = version.layout.tables
     ids = [version.ids(table).drop_null().to_numpy(zero_copy_only=False) for table in range(len(tables))]
     load = partial(load_embeddings, config.from_file, dict(zip(tables, ids, strict=True)), ids_from=config.from_ids)
@@ -155,7 +221,22 @@ def _imported(config: TrainConfig, version: Version) -> tuple[NewModel, dict[str
     embeddings = np.zeros((version.layout.n_rows, imported.embeddings.shape[1]), np.float32)
     embeddings[version.known_rows()] = imported.embeddings
     parameters = Parameters(embeddings, imported.dense)
-    return _new_model(spec, "imported", _options(config), parameters), {"ignored_ids": imported.ignored}
+    return _new_model(spec, "imported", _options(config), parameters), {
+        "ignored_ids": imported.ignored,
+        "ignored_erased": _erased_among(config, version, imported.unknown),
+    }
+
+
+def _erased_among(config: TrainConfig, version: Version, unknown: dict[str, list[str]]) -> dict[str, int] | None:
+    """How many users and items of a file are left out because they were erased; None where there is no key to tell."""
+    workspace = version.workspace
+    if not workspace.manifest().suppression:
+        return {"user": 0, "item": 0}
+    if config.key_file is None and not workspace.default_key_file.exists():
+        return None
+    listed = key_and_list(workspace, config.key_file)[1]
+    held = {"user": listed.holds_users(unknown["user"]), "item": listed.holds_items(unknown["item"])}
+    return {table: int(mask.sum()) for table, mask in held.items()}
 
 
 def _dim_of_file(config: TrainConfig, version: Version, width: int) -> int:
@@ -207,7 +288,7 @@ def _new_model(spec: ModelSpec, source: str, options: TrainOptions, parameters: 
 
 def _quality(version: Version) -> dict[str, float | None]:
     """Figures of the committed model on the held-out pairs, where they have what a figure needs."""
-    spec, data, test = version.model.spec, version.train(), version.held_out("test")
+    spec, data, test = version.model.spec, version.trained(), version.held_out("test")
     scorer = Scorer(spec, data, version.parameters())
     question = top_k_question(version, spec, data, test)
     ranking = question.figures(scorer.item_scores(question.items))
@@ -247,7 +328,23 @@ def _summary(report: dict[str, Any]) -> str:
             f"{report['interactions_per_second']:,.0f} interactions per second"
         )
         lines += [_stationarity(report)] if lbfgs else []
+    if "unlearned" in report:
+        lines += _unlearned_in_words(report["unlearned"], report["config"]["trained_on"])
+    gone = report["left_out"]
+    if gone["interactions"] or gone["users_and_items"]:
+        lines.append(
+            f"left out because erased: {gone['interactions']} interactions, {gone['users_and_items']} users and items"
+        )
     return "\n".join(lines)
+
+
+def _unlearned_in_words(unlearned: dict[str, Any], number: int) -> list[str]:
+    """What was unlearned of a model from elsewhere."""
+    line = (
+        f"trained on version {number}; unlearned: {unlearned['interactions_erased']} interactions that were erased "
+        f"since, {unlearned['rows_updated']} rows updated"
+    )
+    return [line, *solver_in_words(unlearned), unlearned["words"]]
 
 
 def _stationarity(report: dict[str, Any]) -> str:

@@ -109,8 +109,8 @@ def _watch(config: UnlearnConfig, folder: Path) -> int:
         say(batch_line(result))
 
     with (
+        workspace.lock("unlearn", config.lock_wait_s),  # a signal ends the wait for it
         stopped_by_signal() as stop,
-        workspace.lock("unlearn", config.lock_wait_s),
         Workers(config) as workers,
     ):
         eraser = Eraser(open_version(workspace, check_content=True), config, workers)

@@ -15,9 +15,9 @@ from ifru_dist.ingest.scrubbing import scrub_quarantine
 from ifru_dist.pipelines.progress import say
 from ifru_dist.workspace.commits import commit_vacuum
 from ifru_dist.workspace.compaction import compacted, holds_erased, superseded
-from ifru_dist.workspace.keys import keyed_digest, load_key
-from ifru_dist.workspace.ledger import read_ledger
+from ifru_dist.workspace.keys import load_key
 from ifru_dist.workspace.store import Workspace
+from ifru_dist.workspace.suppression import SuppressionList, read_suppressed
 from ifru_dist.workspace.vacuum import delete_files, retained_files, unlisted_files
 from ifru_dist.workspace.version import Version, open_version
 
@@ -103,8 +103,8 @@ class _VacuumJob:
         self._commits = bool(self._superseded) or oldest > manifest.retained_from
         self._after = manifest.version + self._commits
         self._retained_from = max(manifest.retained_from, oldest + self._commits)
-        quarantine = self._workspace.root / "quarantine" / "rows.parquet"
-        to_scrub = quarantine.is_file() and manifest.suppression
+        quarantine = sorted((self._workspace.root / "quarantine").glob("*.parquet"))
+        to_scrub = quarantine and manifest.suppression
         self._quarantine = _Quarantine(quarantine, version, config.key_file) if to_scrub else None
 
     def run(self) -> dict[str, Any]:
@@ -150,22 +150,21 @@ class _VacuumJob:
 
 
 class _Quarantine:
-    """The quarantine file, and what was erased by the time of a version."""
+    """The quarantine files, and what was erased by the time of a version."""
 
-    def __init__(self, path: Path, version: Version, key_file: Path | None) -> None:
+    def __init__(self, paths: list[Path], version: Version, key_file: Path | None) -> None:
         manifest, workspace = version.manifest, version.workspace
-        self._path = path
-        self._key = load_key(key_file or workspace.default_key_file, manifest.key_fingerprint)
-        self._erased = read_ledger(workspace.root, (), manifest.suppression).suppressed
+        self._paths = paths
+        key = load_key(key_file or workspace.default_key_file, manifest.key_fingerprint)
+        # Also what was released since: these rows are of before.
+        self._erased = SuppressionList(key, read_suppressed(workspace.root, manifest.suppression))
         users, items = (pa.types.is_integer(version.ids(table).type) for table in (0, 1))
         self._integer_ids = users, items
 
     def scrub(self, *, dry_run: bool) -> dict[str, int]:
         """Take the rows out that name what was erased; a dry run only counts them."""
-        rows, gone = scrub_quarantine(self._path, self._was_erased, self._integer_ids, dry_run=dry_run)
+        counts = [
+            scrub_quarantine(path, self._erased.holds, self._integer_ids, dry_run=dry_run) for path in self._paths
+        ]
+        rows, gone = (sum(column) for column in zip(*counts, strict=True))
         return {"rows": rows, "rows_scrubbed": gone}
-
-    def _was_erased(self, user: str | None, item: str | None) -> bool:
-        """Whether a user, an item or a pair was erased."""
-        scope = "user" if item is None else "item" if user is None else "interaction"
-        return keyed_digest(self._key, scope, user, item) in self._erased

@@ -25,15 +25,17 @@ def dense_layout(version: Version, model: Model) -> DenseLayout | None:
 
 
 def load_shard(version: Version, incidence: Incidence, embeddings: Tensor, model: Model, *, holds_dense: bool) -> Shard:
-    """The rows of a worker's partitions with what is left of the training examples, on the CPU.
+    """The rows of a worker's partitions with what is left of the examples that the model was trained on, on the CPU.
 
     Args:
         version: the version.
-        incidence: its examples at these rows.
+        incidence: its examples at these rows, also those that were appended after the training.
         embeddings: (n, d) float64, of these rows.
         model: the version's model.
         holds_dense: whether this worker owns the dense parameters.
     """
+    if version.trained_bound < version.manifest.n_examples:
+        incidence = incidence.keep_edges(incidence.example < version.trained_bound)
     edges = _pairwise_edges(version, incidence.rows, model) if model.sampled_negatives else _edges(version, incidence)
     shard = Shard(
         rows=torch.from_numpy(incidence.rows),
@@ -93,10 +95,11 @@ def _edges(version: Version, incidence: Incidence) -> _Edges:
 
 def _pairwise_edges(version: Version, rows: NDArray[np.int64], model: Model) -> _Edges:
     """Positives with the negatives of the objective: every worker draws all of them and keeps those at its rows."""
-    examples, alive = version.all_examples(), version.alive()
-    ids = np.flatnonzero(alive & (examples.labels > 0.5))
-    positives = examples.rows[ids]
-    negatives = Negatives(positives[:, :2], version.layout.items, version.model.seed, version.forgotten_rows())
+    trained = version.trained()
+    trained = trained.take(trained.labels > 0.5)
+    positives, ids = trained.rows, trained.ids
+    assert ids is not None
+    negatives = Negatives(positives[:, :2], version.trained_items, version.model.seed, version.forgotten_rows())
     drawn = negatives.tuples(positives, ids, range(model.sampled_negatives))
     position = np.full(version.layout.n_rows, -1, dtype=np.int64)
     position[rows] = np.arange(len(rows))
@@ -128,7 +131,7 @@ def _graph(incidence: Incidence) -> Graph:
 
 def _with_dense(shard: Shard, layout: DenseLayout, version: Version, model: Model, holds_dense: bool) -> Shard:
     """The shard with the dense parameters' rows at its end, if this worker holds them; no edge is at them."""
-    labels = version.train().labels
+    labels = version.trained().labels
     examples = float((labels > 0.5).sum() if model.sampled_negatives else len(labels))
     if not holds_dense:
         return replace(shard, dense_mass=examples)

@@ -24,6 +24,7 @@ from ifru_dist.models.factory import build_model
 from ifru_dist.sharding.communicator import GangCommunicator, join_group
 from ifru_dist.sharding.loading import load_shard, on_device, worker_ownership
 from ifru_dist.sharding.placement import assign_partitions
+from ifru_dist.workspace.manifest import ModelRecord
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import Version, open_version
 
@@ -44,6 +45,8 @@ class WorkerPlan:
     threads: int
     timeout_s: float
     """How long a collective waits for a silent peer."""
+    model: ModelRecord | None = None
+    """A model that takes the place of the version's own, and is in no version yet."""
 
     @property
     def world_size(self) -> int:
@@ -63,6 +66,7 @@ class WorkerPlan:
             device=device,
             threads=1,
             timeout_s=timeout_s,
+            model=version.model if version.lent else None,
         )
 
 
@@ -265,7 +269,12 @@ def _open_shared(plan: WorkerPlan) -> Version:
             f"host {socket.gethostname()} does not see version {plan.version} of {plan.workspace} as the coordinator "
             "does: put the workspace on a file system that all nodes share, under the same path"
         )
-    return open_version(workspace, plan.version)
+    version = open_version(workspace, plan.version)
+    if plan.model is None:
+        return version
+    version = version.with_model(plan.model)
+    workspace.verify(version.manifest, content=False)
+    return version
 
 
 def _positions(rows: NDArray[np.int64], wanted: NDArray[np.int64], n_rows: int) -> NDArray[np.int64]:

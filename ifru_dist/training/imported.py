@@ -38,6 +38,8 @@ class ImportedEmbeddings:
     """(N, d), the tables one after the other."""
     ignored: dict[str, int]
     """Per table: ids of the file that the workspace does not know."""
+    unknown: dict[str, list[str]] = field(default_factory=dict)
+    """Per table these ids, as texts."""
     dense: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     """The dense parameters that were expected, by name."""
 
@@ -65,7 +67,7 @@ def load_embeddings(
     arrays = read_arrays(path, lambda name: _is_wanted(name, tables, expected_dense))
     _check_names(path, arrays, tables, ids_from)
     ordered: list[NDArray[np.float32]] = []
-    ignored: dict[str, int] = {}
+    unknown: dict[str, list[str]] = {}
     for table, row_ids in tables.items():
         name, embeddings = _only(path, arrays, _table_names(table))
         embeddings = _checked_table(path, name, embeddings)
@@ -75,10 +77,12 @@ def load_embeddings(
                 f"{path}: array '{name}' has {embeddings.shape[1]} dimensions, the tables before it "
                 f"{ordered[0].shape[1]}: export all tables of one model"
             )
-        ordered.append(embeddings[_positions(ids, table, row_ids)])
-        ignored[table] = len(ids.index) - len(row_ids)
+        positions = _positions(ids, table, row_ids)
+        ordered.append(embeddings[positions])
+        unknown[table] = ids.index.delete(positions).astype(str).tolist()
     dense = {} if expected_dense is None else _checked_dense(path, arrays, expected_dense)
-    return ImportedEmbeddings(embeddings=np.concatenate(ordered), ignored=ignored, dense=dense)
+    ignored = {table: len(ids) for table, ids in unknown.items()}
+    return ImportedEmbeddings(embeddings=np.concatenate(ordered), ignored=ignored, unknown=unknown, dense=dense)
 
 
 @dataclass(frozen=True)

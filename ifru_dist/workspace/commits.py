@@ -9,13 +9,15 @@ from numpy.typing import NDArray
 
 from ifru_dist.models.parameters import Parameters
 from ifru_dist.models.spec import ModelSpec
+from ifru_dist.workspace.appending import brought_up
 from ifru_dist.workspace.dense import write_dense
 from ifru_dist.workspace.files import FileEntry, Staging, write_table
 from ifru_dist.workspace.folding import appended, fold_deltas, fold_rows
 from ifru_dist.workspace.layout import HELD_OUT, Layout
-from ifru_dist.workspace.ledger import LedgerEntry, write_requests, write_suppression
+from ifru_dist.workspace.ledger import LedgerEntry, Scope, write_requests
 from ifru_dist.workspace.manifest import Calibration, Manifest, ModelRecord
 from ifru_dist.workspace.store import utc_now
+from ifru_dist.workspace.suppression import Release, write_release, write_suppression
 from ifru_dist.workspace.tables import write_base, write_delta
 from ifru_dist.workspace.version import Version
 
@@ -78,20 +80,31 @@ class Restoration:
 
 def commit_model(version: Version, model: NewModel) -> Manifest:
     """Commit a model on the data of a version. The caller holds the lock."""
+    record = written_model(version, model, version.manifest.version + 1)
+    return _commit(version, kind="train", model=record, extra={"source": model.source})
+
+
+def written_model(version: Version, model: NewModel, trained_version: int) -> ModelRecord:
+    """Write the files of a model that was trained on the data of a version; no version lists them yet.
+
+    Args:
+        version: What it was trained on.
+        model: The model, in the rows of this version.
+        trained_version: The version that will hold it first.
+    """
     workspace = version.workspace
-    record = ModelRecord(
+    return ModelRecord(
         spec=model.spec,
         source=model.source,
         options=model.options,
         seed=model.seed,
         epochs=model.epochs,
         epoch_examples=model.epoch_examples,
-        trained_version=version.manifest.version + 1,
+        trained_version=trained_version,
         trained_interactions=version.manifest.n_examples - version.manifest.n_erased,
         base=write_base(workspace.root, version.layout, model.parameters.embeddings),
         dense=write_dense(workspace.root, model.parameters.dense),
     )
-    return _commit(version, kind="train", model=record, extra={"source": model.source})
 
 
 def commit_calibration(version: Version, calibration: Calibration) -> Manifest:
@@ -122,7 +135,7 @@ def _erased(staging: Staging, version: Version, erasure: Erasure) -> dict[str, A
         "forgotten": _write_forgotten(staging, layout, erasure.forgotten),
         "held_out_erased": _write_held_out(staging, erasure.held_out),
         "requests": [write_requests(staging, erasure.requests, old.version + 1)],
-        "suppression": [write_suppression(staging, erasure.suppressed)],
+        "suppression": [write_suppression(staging, erasure.suppressed, old.version + 1)],
     }
     lists = {name: appended(staging, getattr(old, name), entries, fold_rows) for name, entries in new.items()}
     return {**lists, "model": _changed_model(staging, version, erasure)}
@@ -130,9 +143,50 @@ def _erased(staging: Staging, version: Version, erasure: Erasure) -> dict[str, A
 
 def commit_restoration(version: Version, older: Version, restoration: Restoration) -> Manifest:
     """Commit an older version's model, changed, on the data of a version. The caller holds the lock."""
+    return _commit(version, kind="restore", model=_caught_up(version, older, restoration), extra=restoration.summary)
+
+
+def commit_adoption(version: Version, older: Version, restoration: Restoration) -> Manifest:
+    """Commit a model that was trained elsewhere on the data of an older version. The caller holds the lock.
+
+    Args:
+        version: The current version.
+        older: The older version with that model in the place of its own.
+        restoration: What unlearning changed of it.
+    """
+    return _commit(version, kind="train", model=_caught_up(version, older, restoration), extra=restoration.summary)
+
+
+def _caught_up(version: Version, older: Version, restoration: Restoration) -> ModelRecord:
+    """An older version's model, changed, with rows for what was appended since, of which it knows nothing."""
+    root = version.workspace.root
+    if older.layout == version.layout:
+        with Staging(root) as staging:
+            model = _changed_model(staging, older, restoration)
+    else:
+        with Staging(root) as staging:
+            embeddings = older.embeddings()
+            embeddings[restoration.rows] = restoration.values
+            base = brought_up(staging, older, version, embeddings)
+            nothing = replace(restoration, rows=restoration.rows[:0], values=restoration.values[:0])
+            model = replace(_changed_model(staging, older, nothing), base=base, deltas=())
+    knows_all = older.trained_bound == version.manifest.n_examples and older.layout == version.layout
+    return model if knows_all else replace(model, **older.trained_on)
+
+
+def commit_append(version: Version, appended_data: Mapping[str, Any], summary: dict[str, object]) -> Manifest:
+    """Commit data with further examples (``appending``): a new epoch. The caller holds the lock."""
+    epoch = version.manifest.epoch + 1
+    return _commit(version, kind="append", epoch=epoch, extra=summary, **appended_data)
+
+
+def commit_release(version: Version, digest: bytes, scope: Scope, reason: str) -> Manifest:
+    """Commit that the suppression list holds something no more; nothing else changes. The caller holds the lock."""
+    old = version.manifest
     with Staging(version.workspace.root) as staging:
-        model = _changed_model(staging, older, restoration)
-    return _commit(version, kind="restore", model=model, extra=restoration.summary)
+        entry = write_release(staging, Release(digest=digest, reason=reason, version=old.version + 1))
+        released = appended(staging, old.released, [entry], fold_rows)
+    return _commit(version, kind="release", released=released, extra={"scope": scope})
 
 
 def commit_vacuum(version: Version, rewritten: Mapping[str, Any], retained_from: int) -> Manifest:

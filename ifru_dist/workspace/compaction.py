@@ -37,8 +37,11 @@ def superseded(manifest: Manifest) -> dict[str, list[FileEntry]]:
 def holds_erased(manifest: Manifest, current: Manifest) -> bool:
     """Whether a version's files hold anything that was erased by the time of the current one.
 
-    Data that the current version has, and need not write anew, hold none of it; other data are older.
+    Data that the current version has, and need not write anew, hold none of it; other data are older. Where nothing was
+    ever erased, as after an append alone, nothing holds it.
     """
+    if not current.suppression:
+        return False
     stale = {entry for part in superseded(current).values() for entry in part}
     data = {manifest.examples, *manifest.ids, manifest.valid, manifest.test}
     return bool(superseded(manifest)) or not data <= set(current.files()) - stale

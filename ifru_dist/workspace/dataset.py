@@ -1,6 +1,6 @@
 """Writing the data of a workspace: ids, examples, graph and held-out pairs become the first version."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +16,7 @@ from ifru_dist.workspace.graph import write_graph
 from ifru_dist.workspace.layout import Layout
 from ifru_dist.workspace.manifest import Manifest
 from ifru_dist.workspace.store import Workspace, utc_now
+from ifru_dist.workspace.suppression import write_suppression
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,8 @@ class Dataset:
     test: Interactions
     key_fingerprint: str | None = None
     """Of the key of the audit digests."""
+    suppressed: Collection[bytes] = ()
+    """Digests, by the same key, that are carried over from another workspace: what must not come back."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Counts for the manifest."""
 
@@ -68,6 +71,7 @@ def write_dataset(workspace: Workspace, data: Dataset, partitions: int) -> Manif
         degrees=degrees,
         valid=write_held_out(root, "valid", layout, data.valid),
         test=write_held_out(root, "test", layout, data.test),
+        suppression=(write_suppression(root, data.suppressed, 1),) if data.suppressed else (),
         extra=data.extra,
     )
     workspace.commit(manifest)

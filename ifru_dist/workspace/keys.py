@@ -17,19 +17,23 @@ DIGEST_BYTES = 32
 def create_key(path: Path) -> bytes:
     """Make a key file readable by its owner only, or read the one that is there."""
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".writing-{os.getpid()}-{secrets.token_hex(4)}")
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(KEY_BYTES) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        # A link appears whole or not at all, and never replaces the key that another job made meanwhile.
-        with suppress(FileExistsError):
-            os.link(aside, path)
-        aside.unlink()
-        sync_path(path.parent)
+        _write_key(path, secrets.token_bytes(KEY_BYTES))
     return load_key(path)
+
+
+def copy_key(path: Path, key: bytes) -> None:
+    """Make a key file of a key that there is already; one that is there must hold the same.
+
+    Raises:
+        WorkspaceError: it holds another key, or none.
+    """
+    if not path.exists():
+        _write_key(path, key)
+    if load_key(path) != key:
+        raise WorkspaceError(
+            f"key file {path} holds another key than the workspace whose suppression list is carried over: move it "
+            "away, or name another --workspace"
+        )
 
 
 def fingerprint(key: bytes) -> str:
@@ -66,6 +70,22 @@ def load_key(path: Path, expected: str | None = None) -> bytes:
             "--key-file; with another key earlier erasures would not be known again"
         )
     return key
+
+
+def _write_key(path: Path, key: bytes) -> None:
+    """Write a key file durably, unless another job makes it meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".writing-{os.getpid()}-{secrets.token_hex(4)}")
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(key.hex() + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    # A link appears whole or not at all, and never replaces the key that another job made meanwhile.
+    with suppress(FileExistsError):
+        os.link(aside, path)
+    aside.unlink()
+    sync_path(path.parent)
 
 
 def keyed_digest(key: bytes, *parts: str | int | None) -> bytes:

@@ -75,7 +75,7 @@ class Layout:
         """Row inside its table of global rows (n,)."""
         return rows - np.asarray(self.offsets, dtype=np.int64)[self.table_of(rows)]
 
-    def global_rows(self, tables: NDArray[np.int8], local: NDArray[np.int64]) -> NDArray[np.int64]:
+    def global_rows(self, tables: NDArray[np.integer], local: NDArray[np.int64]) -> NDArray[np.int64]:
         """Global rows (n,) from table indices (n,) and rows inside these tables (n,)."""
         return local + np.asarray(self.offsets, dtype=np.int64)[tables]
 

@@ -1,4 +1,4 @@
-"""The request ledger and the suppression list: what was asked and became of it, and digests of all that was erased."""
+"""The request ledger: what was asked and became of it, beside digests of all that was erased."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from ifru_dist.workspace.files import FileEntry, Staging, open_arrow, write_table
 from ifru_dist.workspace.keys import DIGEST_BYTES, keyed_digest
+from ifru_dist.workspace.suppression import read_suppressed
 
 Status = Literal["applied", "duplicate", "not_found", "rejected"]
 Scope = Literal["interaction", "user", "item"]
@@ -50,7 +51,7 @@ class Settled:
 
 @dataclass(frozen=True)
 class Ledger:
-    """All applied requests of a version and everything that was ever erased, as keyed digests."""
+    """All applied requests of a version and all that was erased and not released again, as keyed digests."""
 
     applied: dict[tuple[str, bytes], int]
     """Request id and content digest of every applied request -> the version that it was applied in."""
@@ -79,18 +80,17 @@ class Ledger:
         return any(keyed_digest(key, *what) in self.suppressed for what in [(scope, user, item), *wider])
 
 
-def read_ledger(root: Path, requests: Sequence[FileEntry], suppression: Sequence[FileEntry]) -> Ledger:
-    """Read the ledger and suppression files of a version."""
+def read_ledger(
+    root: Path, requests: Sequence[FileEntry], suppression: Sequence[FileEntry], released: Sequence[FileEntry] = ()
+) -> Ledger:
+    """Read the ledger and suppression files of a version, and those of what it has released."""
     applied: dict[tuple[str, bytes], int] = {}
     for entry in requests:
         table = open_arrow(root, entry).read_all()
         table = table.filter(pc.equal(table.column("status"), "applied"))
         columns = [table.column(name).to_pylist() for name in ("request_id", "digest", "version")]
         applied.update({(name, digest): version for name, digest, version in zip(*columns, strict=True)})
-    suppressed: set[bytes] = set()
-    for entry in suppression:
-        suppressed.update(open_arrow(root, entry).read_all().column("digest").to_pylist())
-    return Ledger(applied, suppressed)
+    return Ledger(applied, read_suppressed(root, suppression, released))
 
 
 def read_deliveries(
@@ -126,8 +126,3 @@ def write_requests(root: Path | Staging, entries: Sequence[LedgerEntry], version
         "row": pa.array([entry.row for entry in entries], pa.int64()),
     }
     return write_table(root, "requests/batch", columns)
-
-
-def write_suppression(root: Path | Staging, digests: Sequence[bytes]) -> FileEntry:
-    """Write the digests of what one batch erased, sorted."""
-    return write_table(root, "suppression/erased", {"digest": pa.array(sorted(digests), pa.binary(DIGEST_BYTES))})

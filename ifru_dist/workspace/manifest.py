@@ -71,6 +71,11 @@ class ModelRecord:
     """The model's own parameters, where it has any."""
     trained_interactions: Count | None = None
     """Training interactions when the model was made; None in manifests of earlier releases."""
+    trained_examples: Count | None = None
+    """Ids of examples that had been given out when the model was trained: it knows nothing of those from here on, which
+    were appended later. None: all."""
+    trained_sizes: tuple[Count, ...] | None = None
+    """Rows that each table had then. None: all."""
     unsolved_interactions: Annotated[float, Field(ge=0)] = 0.0
     """A score of what batches left: the sum over them of influence residual times interactions."""
     calibration: Calibration | None = None
@@ -89,7 +94,7 @@ class Manifest:
     parent: str | None
     """SHA-256 of the manifest before; None in the first version."""
     kind: str
-    """What made the version: preprocess, train, calibrate, unlearn, compact, vacuum or restore."""
+    """What made the version: preprocess, append, train, calibrate, unlearn, release, compact, vacuum or restore."""
     created: str
     """UTC time, ISO 8601."""
     key_fingerprint: str | None
@@ -118,6 +123,8 @@ class Manifest:
     model: ModelRecord | None = None
     requests: tuple[FileEntry, ...] = ()
     suppression: tuple[FileEntry, ...] = ()
+    released: tuple[FileEntry, ...] = ()
+    """What of the suppression list counts no more; in manifests of earlier releases there is none."""
     retained_from: Annotated[int, Field(ge=1)] = 1
     """The oldest version whose files are kept: of those before only the manifests are left."""
     extra: dict[str, Any] = field(default_factory=dict)
@@ -128,7 +135,7 @@ class Manifest:
         model = self.model.files() if self.model else []
         data = (*self.ids, self.examples, *self.graph, *self.degrees, self.valid, self.test)
         erased = (*self.tombstones, *self.forgotten, *self.held_out_erased)
-        return [*data, *erased, *model, *self.requests, *self.suppression]
+        return [*data, *erased, *model, *self.requests, *self.suppression, *self.released]
 
     def successor(self, *, parent_digest: str, kind: str, created: str, **changes: Any) -> "Manifest":
         """The next version: this one with changes."""

@@ -27,6 +27,8 @@ _REQUESTS = {
     "reason": pa.string(),
     "version": pa.int64(),
 }
+_SUPPRESSION = {"digest": pa.binary(DIGEST_BYTES)}
+_RELEASED = {**_SUPPRESSION, "reason": pa.string(), "version": pa.int64()}
 
 _MOST_IDS = 2**30
 _MOST_IDS_PER_EXAMPLE = 64
@@ -61,7 +63,8 @@ class _Shapes:
             (manifest.forgotten, _FORGOTTEN, range(self._layout.n_rows + 1)),
             (manifest.held_out_erased, _HELD_OUT, _ANY),
             (manifest.requests, _REQUESTS, _ANY),
-            (manifest.suppression, {"digest": pa.binary(DIGEST_BYTES)}, _ANY),
+            (manifest.suppression, _SUPPRESSION, _ANY),
+            (manifest.released, _RELEASED, _ANY),
         ):
             for entry in entries:
                 self._check(entry, columns, rows)
@@ -107,6 +110,10 @@ class _Shapes:
             raise self._error(base[0], f"embeddings of the type {kind}")
         for entry, size in zip(base, self._layout.sizes, strict=True):
             self._check_partitioned(entry, {"embedding": kind}, _exactly(size))
+        sizes = model.trained_sizes or self._layout.sizes
+        fits = [known <= size for known, size in zip(sizes, self._layout.sizes, strict=False)]
+        if len(sizes) != len(fits) or not all(fits) or (model.trained_examples or 0) > self._manifest.n_examples:
+            raise self._error(base[0], f"a model of {model.trained_examples} examples, and of tables of {sizes} rows")
         for entry in model.deltas:
             self._check(entry, {**_FORGOTTEN, "embedding": kind}, range(self._layout.n_rows + 1))
         if model.dense is not None:

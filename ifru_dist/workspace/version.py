@@ -1,7 +1,8 @@
 """Reading one committed version: ids, examples, held-out pairs, embeddings, and the shard of some partitions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +28,12 @@ class Version:
 
     workspace: Workspace
     manifest: Manifest
+    lent: bool = False
+    """Whether the model is not the version's own: no manifest lists it yet."""
+
+    def with_model(self, model: ModelRecord) -> "Version":
+        """The data of the version with a model in the place of its own, of which no manifest knows."""
+        return replace(self, manifest=replace(self.manifest, model=model), lent=True)
 
     @property
     def layout(self) -> Layout:
@@ -51,6 +58,27 @@ class Version:
             return self.model.trained_interactions
         original = self.workspace.manifest(self.model.trained_version)
         return original.n_examples - original.n_erased
+
+    @property
+    def trained_on(self) -> dict[str, Any]:
+        """Of the version's model ``trained_examples`` and ``trained_sizes``: the ids and the rows that it knows."""
+        model = self.model
+        return {
+            "trained_examples": self.trained_bound,
+            "trained_sizes": self.layout.sizes if model.trained_sizes is None else model.trained_sizes,
+        }
+
+    @property
+    def trained_bound(self) -> int:
+        """Bound of the ids of the examples that the version's model was trained on; those from here on came later."""
+        bound = self.model.trained_examples
+        return self.manifest.n_examples if bound is None else bound
+
+    @property
+    def trained_items(self) -> range:
+        """Global rows of the items that there were when the version's model was trained."""
+        start = self.layout.offsets[1]
+        return range(start, start + self.trained_on["trained_sizes"][1])
 
     def ids(self, table: int) -> pa.Array:
         """External ids of one table in row order: int64 or large_string; null where the row was forgotten."""
@@ -97,11 +125,11 @@ class Version:
         return np.flatnonzero(~self.alive())
 
     def erased_since(self, older: "Version") -> NDArray[np.int64]:
-        """Ids of the examples that were erased after an older version of the same data, ascending.
+        """Ids of the examples of an older version that were erased after it, ascending.
 
         Its files hold them, whatever was compacted since.
         """
-        return np.flatnonzero(older.alive() & ~self.alive())
+        return np.flatnonzero(older.alive() & ~self.alive()[: older.manifest.n_examples])
 
     def alive(self) -> NDArray[np.bool_]:
         """Mask over example ids, (n_examples,): False for the erased ones."""
@@ -114,6 +142,12 @@ class Version:
     def train(self) -> Interactions:
         """The examples that are left, in the order of their ids."""
         return self.all_examples().take(self.alive())
+
+    def trained(self) -> Interactions:
+        """Those of the examples that are left which the version's model was trained on, in the order of their ids."""
+        known = self.alive()
+        known[self.trained_bound :] = False
+        return self.all_examples().take(known)
 
     def held_out(self, part: str) -> Interactions:
         """The ``valid`` or ``test`` pairs that are left, in their order."""

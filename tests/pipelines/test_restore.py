@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ifru_dist.errors import ConfigError, SolveError, WorkspaceBusyError, WorkspaceError
-from ifru_dist.pipelines import restore as pipeline
+from ifru_dist.pipelines import catching_up as pipeline
 from ifru_dist.pipelines.evaluate import EvaluateConfig, evaluate
 from ifru_dist.pipelines.restore import RestoreConfig, restore
 from ifru_dist.pipelines.train import TrainConfig, train
@@ -17,6 +17,7 @@ from ifru_dist.pipelines.unlearn import RETRAINING_DUE
 from ifru_dist.pipelines.vacuum import VacuumConfig, vacuum
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import Version, open_version
+from tests.pipelines.appended import FRESH, NEW_USER, appended
 from tests.pipelines.batches import BATCH, MODELS, ROWS, copy, report_of, run
 from tests.pipelines.planted import requests_of, trained
 from tests.pipelines.small import BUSY, SIZES, one_torch_thread, pair, small_workspace, tree, whole_item, whole_user
@@ -225,12 +226,26 @@ def test_versions_that_cannot_be_restored_are_refused(tmp_path: Path) -> None:
     refuse(root, 2, WorkspaceError, "version 2 of", "was vacuumed")
 
 
-def test_a_model_of_another_data_epoch_is_refused(tmp_path: Path) -> None:
-    version = small_workspace(tmp_path / "ws")
-    workspace = version.workspace
-    digest = workspace.digest(2)
-    workspace.commit(version.manifest.successor(parent_digest=digest, kind="append", created="now", epoch=2))
-    refuse(workspace.root, 2, WorkspaceError, "trained on data epoch 1", "those of epoch 2", "jobs/train.py")
+def test_a_model_of_before_rows_were_appended_is_that_of_a_workspace_without_them(tmp_path: Path) -> None:
+    root = tmp_path / "ws"
+    small_workspace(root, name="lightgcn")
+    copy(root, tmp_path / "plain")
+    plain = run(tmp_path / "plain", *BATCH)
+    appended(root, FRESH)
+    run(root, *BATCH)
+    assert train(TrainConfig(workspace=root, dim=3, epochs=1)) == 0
+    run(root, {"user": str(NEW_USER), "item": None, "scope": "user"})
+    after = restored(root, 2)
+    sizes, items = plain.layout.sizes, after.layout.offsets[1]
+    old = [after.embeddings()[: sizes[0]], after.embeddings()[items : items + sizes[1]]]
+    assert np.concatenate(old).tobytes() == plain.embeddings().tobytes()
+    assert not after.embeddings()[sizes[0]].any()
+    assert after.embeddings()[sizes[0] + 1].any()
+    assert (after.model.trained_examples, after.model.trained_sizes) == (plain.manifest.n_examples, sizes)
+    assert after.manifest.n_erased > plain.manifest.n_erased
+    assert evaluate(EvaluateConfig(workspace=root)) == 0
+    assert report_of(root, "evaluate-000007")["erased"] == plain.manifest.n_erased
+    assert run(root, pair(ROWS[60])).model.trained_examples == plain.manifest.n_examples
 
 
 def test_a_solver_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import ast
 import dataclasses
 import inspect
 import re
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import tyro
@@ -33,8 +33,16 @@ def test_the_anchor_its_scale_and_the_temperature_come_from_what_was_chosen() ->
     found = ChosenDamping(
         value=0.7, source="calibrated", anchor=Anchor(kind="gradient", scale=12.5), temperature=1.5, note="doubtful"
     )
-    expected = SolveOptions(damping=0.7, anchor="gradient", anchor_scale=12.5, temperature=1.5)
+    expected = SolveOptions(damping=0.7, anchor="gradient", anchor_scale=12.5, temperature=1.5, path="flow")
     assert parsed("--anchor", "degree").solve_options(found) == expected
+
+
+@pytest.mark.parametrize(("anchor", "path"), [("gradient", "flow"), ("degree", "ridge")])
+def test_by_itself_the_path_follows_from_the_anchor(anchor: Literal["gradient", "degree"], path: str) -> None:
+    found = ChosenDamping(value=1.0, source="given", anchor=Anchor(kind=anchor))
+    assert parsed().solve_options(found).path == path
+    assert parsed("--path", "ridge").solve_options(found).path == "ridge"
+    assert parsed("--path", "flow").solve_options(found).path == "flow"
 
 
 @pytest.mark.parametrize(
@@ -47,6 +55,8 @@ def test_the_anchor_its_scale_and_the_temperature_come_from_what_was_chosen() ->
         ("hops", "3", 3),
         ("quantile", "0.25", 0.25),
         ("tolerance", "0.02", 0.02),
+        ("path", "flow", "flow"),
+        ("path", "ridge", "ridge"),
         ("newton_steps", "auto", None),
         ("newton_steps", "2", 2),
         ("max_newton_steps", "7", 7),
@@ -78,6 +88,7 @@ BAD = [
     ("tolerance", 0.0),
     ("tolerance", 1.0),
     ("tolerance", float("nan")),
+    ("path", "river"),
     ("newton_steps", 0),
     ("newton_steps", "many"),
     ("max_newton_steps", 0),

@@ -1,5 +1,6 @@
 """Models of other projects and of exports become versions; what cannot be used leaves the workspace as it was."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -142,3 +143,23 @@ def test_lists_that_do_not_fit_leave_no_version(tmp_path: Path, embeddings: np.n
     path, folder = state_dict(tmp_path, embeddings), lists(tmp_path)
     (folder / "item_list.txt").write_text("org_id remap_id\n00000 0\n")
     refuse(tmp_path / "ws", InputError, "item_list.txt has 1 ids for the 30 rows", from_file=path, from_ids=folder)
+
+
+def test_ids_of_the_file_that_were_erased_are_counted(tmp_path: Path, embeddings: np.ndarray) -> None:
+    root = tmp_path / "ws"
+    small_workspace(root)
+    erase(root, whole_user(BUSY), whole_user(3))
+    path, ids = state_dict(tmp_path, embeddings), lists(tmp_path)
+    options = {"from_ids": ids, "without_erased": True}
+    imported(root, path, **options)
+    report = json.loads((root / "reports" / "train-000004" / "report.json").read_text())
+    assert report["ignored_ids"] == {"user": 2, "item": 0}
+    assert report["ignored_erased"] == {"user": 2, "item": 0}
+    assert report["left_out"]["users_and_items"] == 2
+    assert report["left_out"]["interactions"] > 0
+    (tmp_path / "ws.key").rename(tmp_path / "key")
+    imported(root, path, **options)
+    assert json.loads((root / "reports" / "train-000005" / "report.json").read_text())["ignored_erased"] is None
+    imported(root, path, key_file=tmp_path / "key", **options)
+    report = json.loads((root / "reports" / "train-000006" / "report.json").read_text())
+    assert report["ignored_erased"] == {"user": 2, "item": 0}

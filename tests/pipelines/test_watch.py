@@ -135,6 +135,11 @@ def test_only_the_file_that_is_too_much_is_refused_by_a_guard(root: Path, tmp_pa
     assert left(folder) == ["rejected/b.parquet"]
     assert np.isin(BUSY, open_version(Workspace(root)).train().rows[:, 0])
 
+    (folder / "rejected" / "b.parquet").rename(folder / "b.parquet")  # once the guard is raised it is put in again
+    assert watch(root, folder) == 0
+    assert receipts(folder)["b.parquet"]["status"] == "done"
+    assert open_version(Workspace(root)).erased_ids().tolist() == ERASED.tolist()
+
 
 def test_a_file_that_is_put_in_again_is_known_and_one_of_another_name_holds_duplicates(
     root: Path, tmp_path: Path
@@ -252,6 +257,8 @@ def test_options_that_do_not_go_together_are_refused(root: Path, tmp_path: Path)
     for changes in ({"dry_run": True}, {"output": tmp_path / "out"}):
         with pytest.raises(ConfigError, match="goes with --requests"):
             watch(root, tmp_path / "inbox", **changes)
+    with pytest.raises(ConfigError, match="lies in the workspace"):
+        watch(root, root / "requests")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"--watch .*: name a folder that you may write to"):
         watch(root, tmp_path / "file")

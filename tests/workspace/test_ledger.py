@@ -2,7 +2,8 @@ from pathlib import Path
 
 from ifru_dist.workspace.files import open_arrow
 from ifru_dist.workspace.keys import KEY_BYTES, keyed_digest
-from ifru_dist.workspace.ledger import LedgerEntry, read_ledger, write_requests, write_suppression
+from ifru_dist.workspace.ledger import LedgerEntry, read_ledger, write_requests
+from ifru_dist.workspace.suppression import write_suppression
 
 _KEY = bytes(KEY_BYTES)
 
@@ -28,7 +29,7 @@ def test_what_was_erased_is_known_by_itself_its_user_or_its_item(tmp_path: Path)
     erased = [
         keyed_digest(_KEY, *what) for what in (("interaction", "u", "i"), ("user", "v", None), ("item", None, "j"))
     ]
-    files = [write_suppression(tmp_path, erased[:2]), write_suppression(tmp_path, erased[2:])]
+    files = [write_suppression(tmp_path, erased[:2], 5), write_suppression(tmp_path, erased[2:], 6)]
     ledger = read_ledger(tmp_path, [], files)
     assert ledger.suppressed == set(erased)
     assert ledger.was_erased(_KEY, "interaction", "u", "i")
@@ -43,9 +44,9 @@ def test_what_was_erased_is_known_by_itself_its_user_or_its_item(tmp_path: Path)
 
 def test_files_hold_digests_in_an_order_that_tells_nothing(tmp_path: Path) -> None:
     digests = [bytes([number] * 32) for number in (3, 1, 2)]
-    assert write_suppression(tmp_path, digests) == write_suppression(tmp_path, digests[::-1])
+    assert write_suppression(tmp_path, digests, 5) == write_suppression(tmp_path, digests[::-1], 5)
 
 
 def test_an_empty_batch_can_be_written(tmp_path: Path) -> None:
-    ledger = read_ledger(tmp_path, [write_requests(tmp_path, [], 1)], [write_suppression(tmp_path, [])])
+    ledger = read_ledger(tmp_path, [write_requests(tmp_path, [], 1)], [write_suppression(tmp_path, [], 1)])
     assert (ledger.applied, ledger.suppressed) == ({}, set())
