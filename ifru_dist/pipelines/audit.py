@@ -4,7 +4,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from ifru_dist.config import as_dict, validated
 from ifru_dist.errors import WorkspaceError
@@ -33,9 +35,9 @@ class AuditConfig:
     """Folder of the workspace; it is only read, without its lock: run this while no job writes."""
     request_id: str | None = None
     """Show what became of the requests with this id."""
-    user: str | None = None
+    user: Annotated[str | None, Field(min_length=1)] = None
     """Show what became of requests for this user wholly; with --item for the pair, too."""
-    item: str | None = None
+    item: Annotated[str | None, Field(min_length=1)] = None
     """Show what became of requests for this item wholly; with --user for the pair, too."""
     key_file: Path | None = None
     """Key of the audit digests; default: beside the workspace, its name with .key."""

@@ -22,7 +22,10 @@ from ifru_dist.workspace.keys import keyed_digest
 from ifru_dist.workspace.ledger import Settled
 from ifru_dist.workspace.store import utc_now
 
+LONGEST_NAME = 200
+"""Bytes of a file's name at most: that of its receipt is longer."""
 RECEIVED, RECEIPTS, REJECTED = "received", "receipts", "rejected"
+_FOLDERS = (RECEIVED, RECEIPTS, REJECTED)
 _REFUSED = {"status": "rejected"}
 
 
@@ -59,11 +62,12 @@ class Inbox:
         """
         self._folder, self._key = folder, key
         try:
-            for name in (RECEIVED, RECEIPTS, REJECTED):
+            for name in _FOLDERS:
                 make_folder(folder / name)
         except OSError as error:
             raise InputError(f"--watch {folder}: {error.strerror}: name a folder that you may write to") from error
         self.deliveries: deque[Delivery] = deque()
+        self._left_alone: set[Path] = set()
 
     def accept(self) -> None:
         """Take over what was put in, and what an earlier run took over and did not answer.
@@ -72,6 +76,7 @@ class Inbox:
         """
         known = {delivery.path.name for delivery in self.deliveries}
         moved = False
+        self._tell_left_alone()
         for path in _in_order(self._folder):
             target = self._folder / RECEIVED / path.name
             if not target.exists():
@@ -100,15 +105,25 @@ class Inbox:
             sync_path(self._folder / RECEIVED)
 
     def reject(self, path: Path, reason: str) -> None:
-        """Lay a file aside that cannot be used, with a receipt."""
-        name = self._name(path)
+        """Lay a file aside that cannot be used, with a receipt; one that lies there under its name is not replaced."""
+        name, reason = self._name(path), reason.replace(str(path), path.name)
+        target = self._folder / REJECTED / path.name
+        target = target.with_name(f"{path.stem}.{name[:12]}{path.suffix}") if target.exists() else target
         done = [_receipt(known) for known in self.deliveries if known.path == path]
         self._write_receipt(path, name, {"file": path.name, **(done[0] if done else {}), **_REFUSED, "reason": reason})
-        path.rename(self._folder / REJECTED / path.name)
+        path.rename(target)
         sync_path(self._folder / REJECTED)
         sync_path(self._folder / RECEIVED)
         self.deliveries = deque(delivery for delivery in self.deliveries if delivery.path != path)
         say(f"rejected {path.name}: {reason}")
+
+    def _tell_left_alone(self) -> None:
+        """Say once of each file that will not be taken over, and why."""
+        for path in self._folder.iterdir():
+            reason = None if path.name.startswith(".") or path.name in _FOLDERS else _unusable(path)
+            if reason is not None and path not in self._left_alone:
+                self._left_alone.add(path)
+                say(f"left alone: {path.name!r}: {reason}")
 
     def _take(self, path: Path) -> None:
         """Read a file that was taken over; one that is done already is only removed, as after a crash."""
@@ -151,8 +166,23 @@ class Inbox:
 
 def _in_order(folder: Path) -> list[Path]:
     """The request files of a folder by the time of their last change, then by name; hidden and other files wait."""
-    files = [path for path in folder.iterdir() if path.suffix in READERS and not path.name.startswith(".")]
-    return sorted((path for path in files if path.is_file()), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    files = [path for path in folder.iterdir() if not path.name.startswith(".") and _unusable(path) is None]
+    return sorted(files, key=lambda path: (path.stat().st_mtime_ns, path.name))
+
+
+def _unusable(path: Path) -> str | None:
+    """Why a file is no request file that can be taken over; None for one that is."""
+    if path.suffix.lower() not in READERS:
+        return f"its suffix is none of {', '.join(READERS)}"
+    if path.is_symlink() or not path.is_file():
+        return "it is a link or a folder: put a file there"
+    try:
+        size_bytes = len(path.name.encode())
+    except UnicodeEncodeError:
+        return "its name is no UTF-8: give it another one"
+    if size_bytes > LONGEST_NAME:
+        return f"its name is longer than {LONGEST_NAME} bytes: give it another one"
+    return None if os.access(path, os.R_OK) else "it may not be read: check its permissions"
 
 
 def _receipt(delivery: Delivery) -> dict[str, Any]:

@@ -85,22 +85,25 @@ def _read_columns(path: Path, option: str) -> tuple[dict[str, list[Any]], int]:
     """The file's columns by name, and the number of its rows."""
     if not path.is_file():
         raise InputError(f"request file {path} does not exist: check {option}")
-    if path.suffix not in READERS:
+    if path.suffix.lower() not in READERS:
         raise InputError(f"request file {path} has the suffix {path.suffix!r}: use one of {', '.join(READERS)}")
     if path.stat().st_size == 0:
         raise InputError(f"request file {path} is empty: give one row per deletion with columns user and item")
     try:
         return _parse(path)
+    except PermissionError:
+        raise InputError(f"request file {path} may not be read: check its permissions") from None
     except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
         reason = reason_of(error)
-        raise InputError(f"request file {path} is no readable {READERS[path.suffix]} ({reason}): repair it") from error
+        kind = READERS[path.suffix.lower()]
+        raise InputError(f"request file {path} is no readable {kind} ({reason}): repair it") from error
 
 
 def _parse(path: Path) -> tuple[dict[str, list[Any]], int]:
     """Parse by suffix."""
-    if path.suffix in (".json", ".jsonl"):
+    if path.suffix.lower() in (".json", ".jsonl"):
         return _parse_json_lines(path)
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         with pa.parquet.ParquetFile(path, page_checksum_verification=True) as file:
             table = file.read()
     else:  # identifiers stay text, so that leading zeros survive

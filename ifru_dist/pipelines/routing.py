@@ -151,7 +151,7 @@ class Router:
         if position in self._repeated:
             status, reason = self._outcome(self._repeated[position], counts)
             return (
-                ("duplicate", "the same deletion stands earlier in the file")
+                ("duplicate", "the same deletion stands earlier in this batch")
                 if status == "applied"
                 else (status, reason)
             )

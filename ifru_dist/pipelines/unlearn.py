@@ -96,7 +96,7 @@ def _watch(config: UnlearnConfig, folder: Path) -> int:
             f"{name} goes with --requests: a watched folder is answered by receipts and a report per batch"
         )
     workspace, due = _workspace(config), False
-    if folder.absolute().is_relative_to(workspace.root):
+    if folder.resolve().is_relative_to(workspace.root.resolve()):
         raise ConfigError(f"--watch {folder}: lies in the workspace, whose files are its own: watch a folder elsewhere")
 
     def report(result: BatchResult) -> None:
@@ -108,16 +108,20 @@ def _watch(config: UnlearnConfig, folder: Path) -> int:
             write_report(workspace.root / "reports" / report_name(result), report, summary)
         say(batch_line(result))
 
-    with (
-        workspace.lock("unlearn", config.lock_wait_s),  # a signal ends the wait for it
-        stopped_by_signal() as stop,
-        Workers(config) as workers,
-    ):
-        eraser = Eraser(open_version(workspace, check_content=True), config, workers)
-        inbox = Inbox(folder.absolute(), eraser.key)
-        watch = Watch(eraser, inbox, max_batch=config.max_batch, max_wait_s=config.max_wait_s, on_batch=report)
-        say(f"watching {folder}: put request files there")
-        watch.run(stop, until_empty=config.until_empty)
+    try:
+        with (
+            workspace.lock("unlearn", config.lock_wait_s),  # a signal ends the wait for it
+            stopped_by_signal() as stop,
+            Workers(config) as workers,
+        ):
+            eraser = Eraser(open_version(workspace, check_content=True), config, workers)
+            inbox = Inbox(folder.absolute(), eraser.key)
+            watch = Watch(eraser, inbox, max_batch=config.max_batch, max_wait_s=config.max_wait_s, on_batch=report)
+            say(f"watching {folder}: put request files there")
+            watch.run(stop, until_empty=config.until_empty)
+    except SystemExit:  # raised by Ray's own handler of signals, which is in place while Ray starts
+        say("stopped while Ray started: nothing is half done")
+        return 0
     say(f"stopped at version {eraser.version.manifest.version}: nothing is half done")
     return RETRAINING_DUE if due else 0
 

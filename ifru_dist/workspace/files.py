@@ -20,7 +20,7 @@ from pydantic import AfterValidator, Field
 from ifru_dist.errors import WorkspaceError
 from ifru_dist.models.spec import KNOWN_FIELDS_ONLY
 
-REMEDY = "restore the file from a backup of the workspace, or run jobs/preprocess.py and jobs/train.py anew"
+REMEDY = "restore the file from a backup of the workspace, or make the workspace anew from logs without what was erased"
 REMNANT = ".writing-"
 """How the name of a file begins until it is whole; one that stays behind is of an attempt that was cut off."""
 _SYNCS_AT_ONCE = 16

@@ -205,7 +205,7 @@ def test_settled_only_where_no_row_is_named(version: Version) -> None:
 def test_the_same_deletion_twice_in_a_file(version: Version) -> None:
     routed = route(version, [ask(pair(TWICE), "a"), ask(pair(TWICE), "b"), ask(pair(TWICE)), ask(pair(TWICE), "a")])
     assert statuses(routed) == ["applied", "duplicate", "duplicate", "duplicate"]
-    assert {entry.reason for entry in routed.entries[1:]} == {"the same deletion stands earlier in the file"}
+    assert {entry.reason for entry in routed.entries[1:]} == {"the same deletion stands earlier in this batch"}
     assert routed.suppressed == [routed.entries[0].digest]
 
 

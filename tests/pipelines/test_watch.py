@@ -126,6 +126,33 @@ def test_a_file_that_cannot_be_used_is_laid_aside_and_the_others_are_erased(root
     assert open_version(Workspace(root)).erased_ids().tolist() == ERASED.tolist()
 
 
+def test_what_is_no_request_file_is_left_alone_and_said_once(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = put(tmp_path / "inbox")
+    (folder / "folder.csv").mkdir()
+    (tmp_path / "elsewhere.csv").write_text("user,item\n1,i1\n")
+    (folder / "link.csv").symlink_to(tmp_path / "elsewhere.csv")
+    (folder / f"{'n' * 230}.csv").write_text("user,item\n1,i1\n")
+    Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.csv")).write_text("user,item\n1,i1\n")
+    (folder / "c.parquet").rename(folder / "c.PARQUET")  # as good as any
+    assert watch(root, folder, max_batch=3) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left alone: ")]
+    assert len(told) == 4
+    for reason in ("a link or a folder", "longer than 200 bytes", "no UTF-8"):
+        assert any(reason in line for line in told)
+    assert open_version(Workspace(root)).erased_ids().tolist() == ERASED.tolist()
+    assert (folder / "link.csv").is_symlink()
+
+
+def test_a_rejected_file_does_not_replace_another_of_its_name(root: Path, tmp_path: Path) -> None:
+    folder = put(tmp_path / "inbox", {})
+    for content in ("user,item\n1,\n", "user,item\n,2\n"):
+        (folder / "r.csv").write_text(content)
+        assert watch(root, folder) == 0
+    assert len(left(folder)) == len(list((folder / "receipts").iterdir())) == 2
+
+
 def test_only_the_file_that_is_too_much_is_refused_by_a_guard(root: Path, tmp_path: Path) -> None:
     folder = put(tmp_path / "inbox")
     assert watch(root, folder, max_interactions=10) == 0
