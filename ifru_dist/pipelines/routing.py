@@ -112,8 +112,12 @@ class Router:
         return {position: origin for position, origin in earlier.items() if position != origin}
 
     def _applied_before(self, position: int) -> bool:
-        """Whether this request was applied in an earlier batch. An id may stand for several deletions of one ticket."""
-        return (self._ids[position], self._digests[position]) in self._ledger.applied
+        """Whether this request was applied in an earlier batch, and what it names was not released since.
+
+        An id may stand for several deletions of one ticket.
+        """
+        digest = self._digests[position]
+        return digest in self._ledger.suppressed and (self._ids[position], digest) in self._ledger.applied
 
     def _targets(self, version: Version) -> Targets:
         """The rows that the open requests name, -1 where nothing is named or the id is unknown."""

@@ -351,3 +351,14 @@ def test_whole_floats_name_integer_ids_and_nothing_else(tmp_path: Path) -> None:
         (f"{user}.5", None),
         (user, None),
     ]
+
+
+def test_a_ticket_that_was_applied_counts_again_once_what_it_names_was_released(version: Version) -> None:
+    request = ask(pair(ONCE), "ticket 9")
+    (entry,) = route(version, [request]).entries
+    assert entry.status == "applied"
+    applied = {(entry.request_id, entry.digest): 7}
+    (again,) = route(version, [request], Ledger(applied, {entry.digest})).entries
+    assert (again.status, again.reason) == ("duplicate", "this request was applied before")
+    (released,) = route(version, [request], Ledger(applied, set())).entries
+    assert released.status == "applied"
