@@ -57,7 +57,8 @@ def release(config: ReleaseConfig) -> int:
         if not listed.holds(config.user, config.item):
             raise InputError(
                 f"scope {config.scope}: what is named is not on the list of what was erased (or was released already), "
-                "so there is nothing to release: check how it is written, and whether a user, an item or a pair was erased (jobs/audit.py)"
+                "so there is nothing to release: check how it is written, and whether a user, an item or a pair was "
+                "erased (jobs/audit.py)"
             )
         digest = keyed_digest(key, config.scope, config.user, config.item)
         number = commit_release(version, digest, config.scope, config.reason).version
