@@ -27,12 +27,17 @@ def _run(command: list[str], environment: dict[str, str]) -> subprocess.Complete
 
 
 def _live_processes_naming(folder: Path) -> list[str]:
-    """Processes with a folder on their command line or among their open files: an oracle apart from `processes_of`."""
+    """Processes with a folder on their command line or among their open files: an oracle apart from `processes_of`.
+
+    One without a command line was killed, and has its files only until the kernel has taken them back.
+    """
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             command = (process / "cmdline").read_bytes().decode(errors="replace")
-            if any(str(folder) in name for name in [command, *map(os.readlink, (process / "fd").iterdir())]):
+            if command and any(
+                str(folder) in name for name in [command, *map(os.readlink, (process / "fd").iterdir())]
+            ):
                 found.append(command)
     return found
 

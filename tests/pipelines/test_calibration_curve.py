@@ -97,7 +97,9 @@ def test_the_best_of_several_curves_has_the_smallest_gap_unless_the_lowest_tempe
     assert best_curve([cool, warm, hot]) is warm
     assert best_curve([unusable, cool]) is cool
     assert best_curve([cool, hot]) is hot
-    nearly, both = [point(0.1, 0.989)], [point(0.1, 0.95, temperature=1.25)]
+    nearly, both = [point(0.1, 0.971)], [point(0.1, 0.95, temperature=1.25)]
+    near = [point(0.1, 0.973)]  # 1.08 * 0.9 = 0.972
+    assert best_curve([near, warm, hot]) is warm
     assert best_curve([nearly, warm, hot]) is nearly
     assert best_curve([cool, both, warm, hot]) is warm  # only the lowest temperature need not be the best
     assert best_curve([nearly, nearly]) is nearly
