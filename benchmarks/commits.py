@@ -7,22 +7,20 @@ same state.
     python -m benchmarks.commits --output benchmarks/results
 """
 
-import json
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
 import tyro
 from pydantic import Field
 
-from benchmarks.records import command_of
+from benchmarks.records import keep
 from ifru_dist.config import validated
 from ifru_dist.interactions import Interactions
 from ifru_dist.models.parameters import Parameters
@@ -71,7 +69,11 @@ def main(config: Config) -> None:
     print(f"p50 at most {P50_MS:g} ms: {'met' if large['p50_ms'] <= P50_MS else 'missed'}")
     print(f"ratio {ratio:.2f}, at most {RATIO:g}: {'met' if ratio <= RATIO else 'missed'}")
     if config.output is not None:
-        _keep(config.output, {"commits": config.commits, "interactions": sizes, "ratio_p50": ratio})
+        keep(
+            config.output,
+            "commits",
+            {"results": {"commits": config.commits, "interactions": sizes, "ratio_p50": ratio}},
+        )
 
 
 def _workspace(root: Path, count: int) -> Workspace:
@@ -123,15 +125,6 @@ def _batch(rng: np.random.Generator, n_rows: int, examples: np.ndarray) -> Erasu
 def _figures(times_ms: np.ndarray) -> dict[str, float]:
     """Quantiles of some times in milliseconds."""
     return {f"p{share}_ms": float(np.percentile(times_ms, share)) for share in (50, 90, 99)}
-
-
-def _keep(output: Path, results: dict[str, Any]) -> None:
-    """Write the figures with the command that made them."""
-    output.mkdir(parents=True, exist_ok=True)
-    record = {"date": date.today().isoformat(), "command": command_of("benchmarks.commits"), "results": results}
-    path = output / f"commits-{record['date']}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"kept in {path}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ so that one that dies or hangs is seen and named.
     python -m benchmarks.fuzz --inputs 10000 --seed 1 --output benchmarks/results
 """
 
-import json
 import multiprocessing
 import resource
 import shutil
@@ -16,7 +15,6 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -29,7 +27,7 @@ import tyro
 from benchmarks.damage import damaged
 from benchmarks.fuzz_corpus import PERSON, make_corpus
 from benchmarks.fuzz_kinds import Kind, kinds_of
-from benchmarks.records import command_of
+from benchmarks.records import keep
 from ifru_dist.errors import IfruError
 
 GOOD = ("refused", "as before", "as its bytes say")
@@ -87,7 +85,15 @@ def main(config: Config) -> int:
         print(f"input {failure.index}, {failure.kind}: {failure.outcome}\n{failure.detail}")
     print(f"{len(outcomes)} damaged files in {seconds:.0f} s, {len(failures)} of them neither refused nor read right")
     if config.output is not None:
-        _keep(config, outcomes, failures, seconds)
+        record = {
+            "inputs": len(outcomes),
+            "seed": config.seed,
+            "seconds": round(seconds, 1),
+            "outcomes": dict(Counter(outcome.outcome for outcome in outcomes)),
+            "by_kind": _counts(outcomes),
+            "failures": [vars(failure) for failure in failures],
+        }
+        keep(config.output, "fuzz", record)
     return len(failures)
 
 
@@ -204,25 +210,6 @@ def _counts(outcomes: Sequence[Outcome]) -> dict[str, dict[str, int]]:
     """How often each outcome came of each kind."""
     kinds = dict.fromkeys(outcome.kind for outcome in outcomes)
     return {kind: dict(Counter(o.outcome for o in outcomes if o.kind == kind)) for kind in kinds}
-
-
-def _keep(config: Config, outcomes: Sequence[Outcome], failures: Sequence[Outcome], seconds: float) -> None:
-    """Write the counts with the command that made them."""
-    assert config.output is not None
-    config.output.mkdir(parents=True, exist_ok=True)
-    record = {
-        "date": date.today().isoformat(),
-        "command": command_of("benchmarks.fuzz"),
-        "inputs": len(outcomes),
-        "seed": config.seed,
-        "seconds": round(seconds, 1),
-        "outcomes": dict(Counter(outcome.outcome for outcome in outcomes)),
-        "by_kind": _counts(outcomes),
-        "failures": [vars(failure) for failure in failures],
-    }
-    path = config.output / f"fuzz-{record['date']}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"kept in {path}")
 
 
 if __name__ == "__main__":

@@ -12,9 +12,7 @@ models that were retrained without them.
     python -m benchmarks.gowalla --output benchmarks/results
 """
 
-import json
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -26,7 +24,7 @@ from pydantic import Field
 
 from benchmarks.jobs import run_job
 from benchmarks.protocol import DATA_FOLDER
-from benchmarks.records import command_of, kept
+from benchmarks.records import keep, kept
 
 CALIBRATION = ("--dampings", 2, 8, 32, "--temperatures", 1, 2, "--refine", 1)
 """Options of jobs/calibrate.py: a solve takes half a minute."""
@@ -73,7 +71,8 @@ def main(config: Config) -> None:
     if config.erase_users:
         print(_recovery(reports["evaluate"]))
     if config.output is not None:
-        _keep(config.output, reports)
+        shown = {job: kept(report) for job, report in reports.items()}
+        keep(config.output, "gowalla", {"results": shown})
 
 
 def run_training(config: Config, folder: Path) -> dict[str, Any]:
@@ -122,16 +121,6 @@ def prepare(data: Path, folder: Path) -> None:
     for split, name in enumerate(("train", "test")):
         part = checkins.loc[checkins["split"] == split, ["user", "item", "label"]]
         part.to_parquet(folder / f"{name}.parquet", index=False)
-
-
-def _keep(output: Path, reports: dict[str, Any]) -> None:
-    """Write the reports with the command that made them."""
-    output.mkdir(parents=True, exist_ok=True)
-    shown = {job: kept(report) for job, report in reports.items()}
-    record = {"date": date.today().isoformat(), "command": command_of("benchmarks.gowalla"), "results": shown}
-    path = output / f"gowalla-{record['date']}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"\nkept in {path}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ versions say and hold, bit for bit, and every receipt; only times may differ.
 """
 
 import errno
-import json
 import os
 import signal
 import sys
@@ -16,7 +15,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
@@ -26,7 +24,7 @@ import tyro
 from pydantic import Field
 
 from benchmarks.fault_scenario import MAX_BATCH, Ending, Scenario, doubled, ending_of, make_scenario
-from benchmarks.records import command_of
+from benchmarks.records import keep
 from ifru_dist.errors import IfruError
 from ifru_dist.pipelines import erasing, gangs, inbox
 from ifru_dist.pipelines.routing import Router
@@ -94,7 +92,8 @@ def main(config: Config) -> int:
     for outcome in failed:
         print(f"FAILED: {outcome}")
     if config.output is not None:
-        _keep(config.output, outcomes)
+        counts = {"points": len(outcomes), "cut_off": cut_off, "lost": lost, "doubled": twice, "different": len(failed)}
+        keep(config.output, "kill_points", {**counts, "outcomes": [asdict(outcome) for outcome in outcomes]})
     return int(bool(failed))
 
 
@@ -196,13 +195,11 @@ def _run_job(scenario: Scenario, prepare: Callable[[], object]) -> int:
         residual_budget=1e9,
         until_empty=True,
     )
-    kept = prepare()  # wrappers live as long as the run
+    prepare()
     try:
         return unlearn(config)
     except (IfruError, OSError):
         return 1
-    finally:
-        del kept
 
 
 def _cut_unsynced(scenario: Scenario) -> None:
@@ -210,24 +207,6 @@ def _cut_unsynced(scenario: Scenario) -> None:
     for path in scenario.folder.rglob(".*"):
         if path.is_file() and path.stat().st_nlink == 1:
             os.truncate(path, path.stat().st_size // 2)
-
-
-def _keep(output: Path, outcomes: list[Outcome]) -> None:
-    """Write the outcomes with the command that made them."""
-    output.mkdir(parents=True, exist_ok=True)
-    record = {
-        "date": date.today().isoformat(),
-        "command": command_of("benchmarks.kill_points"),
-        "points": len(outcomes),
-        "cut_off": sum(outcome.reached for outcome in outcomes),
-        "lost": sum(outcome.lost for outcome in outcomes),
-        "doubled": sum(outcome.doubled for outcome in outcomes),
-        "different": sum(not outcome.equal for outcome in outcomes),
-        "outcomes": [asdict(outcome) for outcome in outcomes],
-    }
-    path = output / f"kill-points-{record['date']}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"kept in {path}")
 
 
 if __name__ == "__main__":

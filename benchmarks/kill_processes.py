@@ -6,7 +6,6 @@ may finish by itself (a gang that lost a worker is rebuilt) or fail; the next ru
     python -m benchmarks.kill_processes --points 20 --output benchmarks/results
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -16,7 +15,6 @@ import uuid
 from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -27,7 +25,7 @@ from pydantic import Field
 
 from benchmarks.fault_scenario import MAX_BATCH, Ending, Scenario, doubled, ending_of, make_scenario
 from benchmarks.jobs import REPOSITORY
-from benchmarks.records import command_of
+from benchmarks.records import keep
 from cluster.processes import Process, kill_processes, processes_of, tagged_environment
 
 TARGETS: dict[str, tuple[str, signal.Signals]] = {
@@ -89,11 +87,7 @@ def main(config: Config) -> int:
     lost, twice = (sum(getattr(outcome, name) for outcome in outcomes) for name in ("lost", "doubled"))
     print(f"{len(outcomes)} runs: {lost} requests lost, {twice} doubled, {len(failed)} ends differ")
     if config.output is not None:
-        config.output.mkdir(parents=True, exist_ok=True)
-        path = config.output / f"kill-processes-{date.today().isoformat()}.json"
-        record = {"command": command_of("benchmarks.kill_processes"), "outcomes": [asdict(entry) for entry in outcomes]}
-        path.write_text(json.dumps(record, indent=1) + "\n")
-        print(f"kept in {path}")
+        keep(config.output, "kill_processes", {"outcomes": [asdict(entry) for entry in outcomes]})
     return int(bool(failed))
 
 

@@ -17,7 +17,6 @@ import time
 import uuid
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -29,7 +28,7 @@ from pydantic import Field
 
 from benchmarks.fault_scenario import Scenario, doubled
 from benchmarks.jobs import REPOSITORY
-from benchmarks.records import command_of
+from benchmarks.records import keep
 from benchmarks.synthetic import SyntheticConfig, generate
 from cluster.processes import kill_processes, processes_of, tagged_environment
 from ifru_dist.pipelines.audit import AuditConfig, audit
@@ -88,10 +87,7 @@ def main(config: Config) -> int:
         record = _judged(soak, before, pd.concat(files))
     print(json.dumps({name: value for name, value in record.items() if name != "samples"}, indent=1))
     if config.output is not None:
-        config.output.mkdir(parents=True, exist_ok=True)
-        path = config.output / f"soak-{date.today().isoformat()}.json"
-        path.write_text(json.dumps({"command": command_of("benchmarks.soak"), **record}, indent=1) + "\n")
-        print(f"kept in {path}")
+        keep(config.output, "soak", record)
     return int(bool(record["lost"] or record["doubled"] or not record["data_as_asked"] or record["audit_status"]))
 
 

@@ -50,6 +50,7 @@ class Workers:
         )
         self._gang = StandingGang(options, flags.max_retries)
         self._session = False
+        self._planned: tuple[Version, WorkerPlan] | None = None
         self._solo: SoloWorker | None = None
 
     def run(
@@ -61,10 +62,7 @@ class Workers:
             IfruError: as a worker raised it.
             GangError: the workers could not be started, or failed too often.
         """
-        flags = self._flags
-        device = "cuda" if flags.gpus_per_worker else "cpu"
-        count = max(flags.workers, 1)
-        plan = WorkerPlan.for_version(version, count, device=device, timeout_s=flags.collective_timeout_s)
+        flags, plan = self._flags, self._plan(version)
         if flags.workers == 0:
             return work(self._in_process(plan))
         if not self._gang.holds(plan):
@@ -73,6 +71,15 @@ class Workers:
             self._context.enter_context(ray_session(flags.workers))
             self._session = True
         return self._gang.run(plan, work, on_failure)
+
+    def _plan(self, version: Version) -> WorkerPlan:
+        """Who holds what of a version; made once for all that is done with it."""
+        if self._planned is None or self._planned[0] is not version:
+            flags = self._flags
+            device, count = "cuda" if flags.gpus_per_worker else "cpu", max(flags.workers, 1)
+            timeout_s = flags.collective_timeout_s
+            self._planned = version, WorkerPlan.for_version(version, count, device=device, timeout_s=timeout_s)
+        return self._planned[1]
 
     def advance(self, change: Change) -> None:
         """Go on to the version that committing the last batch made."""

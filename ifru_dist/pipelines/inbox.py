@@ -37,9 +37,13 @@ class Delivery:
     name: str
     """By which the ledger knows it: a keyed digest of its name and content."""
     requests: list[Request]
-    received: str
     settled: dict[int, Settled] = field(default_factory=dict)
     """By row, what became of the requests so far."""
+
+    @property
+    def received(self) -> str:
+        """UTC time of the file's last change, ISO 8601."""
+        return self.requests[0].received
 
     @property
     def open(self) -> list[Request]:
@@ -137,7 +141,7 @@ class Inbox:
         except InputError as error:
             self.reject(path, " ".join(str(error).split()))
             return
-        self.deliveries.append(Delivery(path=path, name=name, requests=requests, received=requests[0].received))
+        self.deliveries.append(Delivery(path=path, name=name, requests=requests))
 
     def _is_done(self, path: Path, name: str) -> bool:
         """Whether a receipt says that a file is done; one that was rejected may be put in again."""
@@ -189,7 +193,13 @@ def _receipt(delivery: Delivery) -> dict[str, Any]:
     """What became of each request of a file. It names no user and no item."""
     rows = [{"row": row, **asdict(settled)} for row, settled in sorted(delivery.settled.items())]
     counts = _counts(list(delivery.settled.values()))
-    return {"file": delivery.path.name, "status": "done", "received": delivery.received, **counts, "requests": rows}
+    return {
+        "file": delivery.path.name,
+        "status": "done",
+        "received": delivery.received,
+        **counts,
+        "requests": rows,
+    }
 
 
 def _counts(settled: Sequence[Settled]) -> dict[str, int]:

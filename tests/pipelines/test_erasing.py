@@ -14,6 +14,7 @@ from ifru_dist.pipelines.erasing import Eraser
 from ifru_dist.pipelines.gangs import Workers
 from ifru_dist.pipelines.requests import read_requests
 from ifru_dist.pipelines.train import TrainConfig, train
+from ifru_dist.pipelines.unlearn_report import BatchResult
 from ifru_dist.sharding.worker import Change, Worker
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import Version, open_version
@@ -68,13 +69,13 @@ def manifests_of(root: Path) -> list[Any]:
     return [timeless(workspace.manifest(number)).__dict__ | {"parent": None} for number in workspace.versions()]
 
 
-def erase_all(root: Path, **changes: Any) -> list[int]:
-    """All batches by one coordinator with its workers; returns the versions after each."""
+def erase_all(root: Path, **changes: Any) -> list[BatchResult]:
+    """All batches by one coordinator with its workers."""
     requests = [read_requests(request_file(root.with_name(f"{k}.parquet"), *batch)) for k, batch in enumerate(BATCHES)]
     flags = config(root, root, **changes)
     with Workspace(root).lock("test"), Workers(flags) as workers:
         eraser = Eraser(open_version(Workspace(root)), flags, workers)
-        return [eraser.erase(batch).version_after for batch in requests]
+        return [eraser.erase(batch) for batch in requests]
 
 
 @pytest.mark.parametrize("options", MODELS, ids=lambda options: "-".join(map(str, options.values())))
@@ -89,8 +90,8 @@ def test_standing_workers_make_the_versions_that_fresh_ones_make(
     loaded: list[int] = []
     start = Worker.__init__
     monkeypatch.setattr(Worker, "__init__", lambda worker, plan: loaded.append(plan.version) or start(worker, plan))
-    versions = erase_all(standing, **dense)
-    assert versions == [4, 5, 5, 6, 7]
+    results = erase_all(standing, **dense)
+    assert [result.version_after for result in results] == [4, 5, 5, 6, 7]
     assert loaded == [3]  # once, before the first batch
     assert manifests_of(standing) == manifests_of(fresh)
     assert files_of(standing) == files_of(fresh)
@@ -108,17 +109,16 @@ def test_a_standing_gang_makes_the_same_versions_also_when_a_worker_dies_between
     erase_all(standing, workers=2)
     assert manifests_of(standing) == manifests_of(alone)
 
-    started: list[int] = []
-    gang_class, advance = gangs.StandingGang, gangs.StandingGang.advance
-    monkeypatch.setattr(gangs, "say", lambda text: started.append(1) if "starting" in text else None)
+    advance = gangs.StandingGang.advance
 
     def killed(gang: Any, change: Change) -> None:
         advance(gang, change)
         if change.version == 5:
             os.kill(gang._gang.call("process_id")[1], signal.SIGKILL)
 
-    monkeypatch.setattr(gang_class, "advance", killed)
-    erase_all(dying, workers=2)
+    monkeypatch.setattr(gangs.StandingGang, "advance", killed)
+    failed = [len(result.failed_attempts) for result in erase_all(dying, workers=2)]
+    assert failed == [0, 0, 0, 1, 0]
     assert manifests_of(dying) == manifests_of(alone)
     assert files_of(dying) == files_of(alone)
 

@@ -185,7 +185,7 @@ def test_a_file_that_is_put_in_again_is_known_and_one_of_another_name_holds_dupl
 
 
 def test_requests_wait_for_each_other_but_not_for_long(root: Path, tmp_path: Path) -> None:
-    folder, ended = put(tmp_path / "inbox", {"a.parquet": FILES["a.parquet"]}), threading.Event()
+    folder = put(tmp_path / "inbox", {"a.parquet": FILES["a.parquet"]})
     process = start(root, folder, "--max-wait-s=4", "--max-batch=100")
     try:
         wait_for(lambda: (folder / "received" / "a.parquet").exists())
@@ -195,7 +195,6 @@ def test_requests_wait_for_each_other_but_not_for_long(root: Path, tmp_path: Pat
         output, _ = process.communicate(timeout=60)
     finally:
         process.kill()
-        ended.set()
     assert process.returncode == 0, output
     assert "stopped at version 3: nothing is half done" in output
     assert {entry["version"] for answer in receipts(folder).values() for entry in answer["requests"]} == {3}
