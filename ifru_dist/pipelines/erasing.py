@@ -76,18 +76,33 @@ class Eraser:
         batch = _Batch(self, requests)
         return batch.result(batch.route())
 
-    def erase(self, requests: Sequence[Request]) -> BatchResult:
-        """Erase what some requests name, as one new version; none where all was erased before or nothing matches.
+    def erase(self, requests: Sequence[Request], check: Callable[[Routed], None] = lambda routed: None) -> BatchResult:
+        """Erase what some requests name, as one new version; none where every one of them was settled before.
+
+        A batch that erases nothing is a version, too, where the ledger has something to learn from it.
+
+        Args:
+            requests: the batch.
+            check: raises where the batch must not be erased, knowing what it would erase.
 
         Raises:
             IfruError: nothing was committed, and the workspace is as it was.
         """
         batch = _Batch(self, requests)
         routed = batch.route()
+        check(routed)
         _guard(routed, self.flags)
-        outcomes = batch.solve(routed)
+        return self._commit(batch, routed, batch.solve(routed))
+
+    def reject(self, requests: Sequence[Request], reason: str) -> BatchResult:
+        """Erase nothing of what some requests name, and let the ledger say why, as one new version."""
+        batch = _Batch(self, requests)
+        return self._commit(batch, batch.rejected(reason), None)
+
+    def _commit(self, batch: "_Batch", routed: Routed, outcomes: list[Outcome] | None) -> BatchResult:
+        """Make a batch a version, and go on from it; neither where it erases nothing and the ledger knows it."""
         result = batch.result(routed, outcomes)
-        if not routed.erases:
+        if not routed.erases and not self.ledger.lacks(routed.entries):
             return result
         with batch.phase("commit"):
             update = merged_update(self.version, outcomes or [], routed.forgotten)
@@ -124,6 +139,10 @@ class _Batch:
         if self._router.settled:
             return self._router.route([])
         return self._run("route", lambda gang: self._router.route(gang.call("find", self._router.targets)))
+
+    def rejected(self, reason: str) -> Routed:
+        """The batch with nothing to erase, every request of it rejected."""
+        return self._router.rejected(reason)
 
     def solve(self, routed: Routed) -> list[Outcome] | None:
         """Unlearn the examples; none where the model was trained on none of them: they only leave the data."""

@@ -90,6 +90,23 @@ class Router:
             suppressed=sorted({self._digests[position] for position in applied}),
         )
 
+    def rejected(self, reason: str) -> Routed:
+        """The batch without anything to erase, every request of it rejected."""
+        nothing = np.empty(0, np.int64)
+        return Routed(
+            examples=nothing,
+            pairs=np.empty((0, 2), np.int64),
+            forgotten=nothing,
+            held_out=HeldOutErasure(
+                named=np.zeros(len(self._requests), dtype=bool),
+                positions={},
+                rows=np.empty((0, len(self._version.layout.tables)), np.int64),
+            ),
+            users=nothing,
+            entries=[self._settled(position, "rejected", 0, reason) for position in range(len(self._requests))],
+            suppressed=[],
+        )
+
     @cached_property
     def _forgotten(self) -> NDArray[np.int64]:
         """Global rows that whole-user and whole-item requests name, ascending."""
@@ -117,7 +134,7 @@ class Router:
         An id may stand for several deletions of one ticket.
         """
         digest = self._digests[position]
-        return digest in self._ledger.suppressed and (self._ids[position], digest) in self._ledger.applied
+        return digest in self._ledger.suppressed and self._ledger.applied(self._ids[position], digest) is not None
 
     def _targets(self, version: Version) -> Targets:
         """The rows that the open requests name, -1 where nothing is named or the id is unknown."""
@@ -138,16 +155,21 @@ class Router:
     def _entry(self, position: int, counts: NDArray[np.int64]) -> LedgerEntry:
         """What becomes of one request, given how many examples were found for each."""
         status, reason = self._outcome(position, counts)
+        return self._settled(position, status, int(counts[position]), reason)
+
+    def _settled(self, position: int, status: Status, interactions: int, reason: str) -> LedgerEntry:
+        """The entry of one request."""
+        request = self._requests[position]
         return LedgerEntry(
             request_id=self._ids[position],
-            scope=self._requests[position].scope,
+            scope=request.scope,
             digest=self._digests[position],
             status=status,
-            interactions=int(counts[position]),
+            interactions=interactions,
             reason=reason,
-            received=self._requests[position].received,
-            delivery=self._requests[position].delivery,
-            row=self._requests[position].row,
+            received=request.received,
+            delivery=request.delivery,
+            row=request.row,
         )
 
     def _outcome(self, position: int, counts: NDArray[np.int64]) -> tuple[Status, str]:

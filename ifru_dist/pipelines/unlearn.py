@@ -16,6 +16,7 @@ from ifru_dist.pipelines.gangs import Workers
 from ifru_dist.pipelines.inbox import Inbox
 from ifru_dist.pipelines.progress import say
 from ifru_dist.pipelines.requests import read_requests
+from ifru_dist.pipelines.routing import Routed
 from ifru_dist.pipelines.unlearn_report import BatchResult, batch_line, dry_run_summary, unlearn_report, unlearn_summary
 from ifru_dist.pipelines.watching import Watch, stopped_by_signal
 from ifru_dist.workspace.store import Workspace
@@ -45,6 +46,9 @@ class UnlearnConfig(EraseFlags):
     """With --watch: end when all that was put in is answered."""
     lock_wait_s: Annotated[float, Field(ge=0)] = 0.0
     """How long to wait while another job holds the workspace; 0: refuse at once."""
+    allow_unmatched: bool = False
+    """With --requests: settle also a file of which not one request matches the data, as not found; otherwise it is
+    refused as a probable mistake, and leaves no trace."""
     dry_run: bool = False
     """Show what would be erased, and change nothing."""
     output: Path | None = None
@@ -72,11 +76,16 @@ def _erase_file(config: UnlearnConfig, path: Path, started: float) -> int:
     """Erase a file of requests, or look at it."""
     requests = read_requests(path)
     workspace = _workspace(config)
+
+    def check(routed: Routed) -> None:
+        if not config.allow_unmatched:
+            _refuse_if_nothing_matched(routed, path)
+
     with nullcontext() if config.dry_run else workspace.lock("unlearn", config.lock_wait_s), Workers(config) as workers:
         eraser = Eraser(open_version(workspace, check_content=True), config, workers)
-        result = (eraser.look if config.dry_run else eraser.erase)(requests)
-    _refuse_if_nothing_matched(result, path)
+        result = eraser.look(requests) if config.dry_run else eraser.erase(requests, check)
     if config.dry_run:
+        check(result.routed)
         print(dry_run_summary(result))
         return 0
     result.seconds["job"] = time.perf_counter() - started
@@ -140,13 +149,14 @@ def report_name(result: BatchResult) -> str:
     return name if result.version_after > result.version_before else f"{name}-nothing-to-do"
 
 
-def _refuse_if_nothing_matched(result: BatchResult, path: Path) -> None:
+def _refuse_if_nothing_matched(routed: Routed, path: Path) -> None:
     """A file of which not one request fits the data is more likely a mistake than a deletion."""
-    counts = result.routed.counts()
+    counts = routed.counts()
     if counts["applied"] or counts["duplicate"]:
         return
-    examples = [f"row {row}: {entry.reason}" for row, entry in enumerate(result.routed.entries, start=1)][:3]
+    examples = [f"row {row}: {entry.reason}" for row, entry in enumerate(routed.entries, start=1)][:3]
     raise InputError(
         f"none of the {counts['received']} requests of {path} matches the data "
-        f"({'; '.join(examples)}): check the ids and the columns; nothing was changed"
+        f"({'; '.join(examples)}): check the ids and the columns, or settle them as not found with --allow-unmatched; "
+        "nothing was changed"
     )

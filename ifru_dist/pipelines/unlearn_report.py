@@ -79,10 +79,13 @@ def unlearn_summary(report: dict[str, Any], budget: ResidualBudget) -> str:
         lines.append(f"nothing to do: version {report['version_after']} stays current")
         return "\n".join([*lines, budget.in_words()])
     reset = report["subgraph"]["rows_reset"] if report["subgraph"] else report["rows_updated"]
+    went = f"version {report['version_before']} -> {report['version_after']}"
+    if not requests["applied"]:
+        lines.append(f"{went}: nothing to erase; the ledger holds what became of the requests")
+        return "\n".join([*lines, budget.in_words()])
     lines.append(
-        f"version {report['version_before']} -> {report['version_after']}: {report['interactions_erased']} "
-        f"interactions of {report['users_touched']} users erased, {report['rows_updated']} rows updated "
-        f"({reset} of them reset)"
+        f"{went}: {report['interactions_erased']} interactions of {report['users_touched']} users erased, "
+        f"{report['rows_updated']} rows updated ({reset} of them reset)"
     )
     if report["rows_forgotten"] or report["held_out_erased"]:
         lines.append(_forgotten_in_words(report["rows_forgotten"], report["held_out_erased"]) + " erased")
@@ -98,7 +101,7 @@ def batch_line(result: BatchResult) -> str:
         went = f"version {result.version_after} stays: nothing to do"
     return (
         f"{went}: {counts['received']} requests ({counts['applied']} applied, {counts['duplicate']} erased before, "
-        f"{counts['not_found']} not found), {len(result.routed.examples)} interactions, "
+        f"{counts['not_found']} not found, {counts['rejected']} rejected), {len(result.routed.examples)} interactions, "
         f"{seconds['job'] - seconds['startup']:.2f} s"
     )
 

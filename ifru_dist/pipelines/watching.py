@@ -98,8 +98,10 @@ class Watch:
         """The requests of a batch that a guard refused, one file after the other."""
         names = dict.fromkeys(request.delivery for request in batch)
         if len(names) == 1:
-            (path,) = (file.path for file in self._inbox.deliveries if file.name in names)
-            self._inbox.reject(path, str(error))
+            (delivery,) = (file for file in self._inbox.deliveries if file.name in names)
+            result = self._eraser.reject(delivery.open, str(error))
+            self._inbox.reject(delivery.path, str(error))
+            self._on_batch(result)
             return
         for name in names:
             self._erase([request for request in batch if request.delivery == name])

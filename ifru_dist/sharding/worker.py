@@ -24,6 +24,7 @@ from ifru_dist.models.factory import build_model
 from ifru_dist.sharding.communicator import GangCommunicator, join_group
 from ifru_dist.sharding.loading import load_shard, on_device, worker_ownership
 from ifru_dist.sharding.placement import assign_partitions
+from ifru_dist.sharding.probing import CountedCommunicator, ExchangeProbe, Usage, probe_exchanges
 from ifru_dist.workspace.manifest import ModelRecord
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import Version, open_version
@@ -154,6 +155,8 @@ class Worker:
         """
         self.plan = replace(self.plan, version=change.version, digest=change.digest)
         version, rows = _open_shared(self.plan), self._incidence.rows
+        if len(change.examples) + len(change.rows) == 0:
+            return
         goes = np.zeros(self._n_examples, dtype=bool)
         goes[change.examples] = True
         self._incidence = self._incidence.keep_edges(~goes[self._incidence.example])
@@ -183,6 +186,22 @@ class Worker:
     def process_id(self) -> int:
         """Id of the worker's process on its host."""
         return os.getpid()
+
+    def usage(self) -> Usage:
+        """What this process has used so far; exchanges are counted from the first call on."""
+        return self._counted().usage(self.device)
+
+    def probe_exchanges(self) -> ExchangeProbe:
+        """How quick exchanges with the other workers are, all of which make this call together."""
+        return probe_exchanges(self._counted(), self.device)
+
+    def _counted(self) -> CountedCommunicator:
+        """The communicator, which counts from now on."""
+        if self._communicator is None:
+            raise RuntimeError("exchanges were to be counted before connect")
+        if not isinstance(self._communicator, CountedCommunicator):
+            self._communicator = CountedCommunicator(self._communicator)
+        return self._communicator
 
     def find(self, targets: Targets) -> Found:
         """The examples that requests name, each found by the owner of the user's row (of the item's, for a whole item).

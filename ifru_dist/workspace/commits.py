@@ -135,7 +135,7 @@ def _erased(staging: Staging, version: Version, erasure: Erasure) -> dict[str, A
         "forgotten": _write_forgotten(staging, layout, erasure.forgotten),
         "held_out_erased": _write_held_out(staging, erasure.held_out),
         "requests": [write_requests(staging, erasure.requests, old.version + 1)],
-        "suppression": [write_suppression(staging, erasure.suppressed, old.version + 1)],
+        "suppression": _write_suppressed(staging, erasure.suppressed, old.version + 1),
     }
     lists = {name: appended(staging, getattr(old, name), entries, fold_rows) for name, entries in new.items()}
     return {**lists, "model": _changed_model(staging, version, erasure)}
@@ -208,6 +208,11 @@ def _changed_model(staging: Staging, version: Version, change: Erasure | Restora
         dense=model.dense if change.dense is None else write_dense(staging, change.dense),
         unsolved_interactions=model.unsolved_interactions + change.unsolved_interactions,
     )
+
+
+def _write_suppressed(staging: Staging, digests: list[bytes], version: int) -> list[FileEntry]:
+    """The digests of what a batch erased, as a file where there are any."""
+    return [write_suppression(staging, digests, version)] if digests else []
 
 
 def _write_tombstones(staging: Staging, examples: NDArray[np.int64]) -> list[FileEntry]:

@@ -51,17 +51,25 @@ class Settled:
 
 @dataclass(frozen=True)
 class Ledger:
-    """All applied requests of a version and all that was erased and not released again, as keyed digests."""
+    """All requests of a version and all that was erased and not released again, as keyed digests."""
 
-    applied: dict[tuple[str, bytes], int]
-    """Request id and content digest of every applied request -> the version that it was applied in."""
+    requests: dict[tuple[str, bytes], int | None]
+    """Request id and content digest of every request -> the version that it was applied in last; None for others."""
     suppressed: set[bytes]
 
     def add(self, entries: Sequence[LedgerEntry], suppressed: Sequence[bytes], version: int) -> None:
         """Go on with what a batch added as a version."""
-        applied = (entry for entry in entries if entry.status == "applied")
-        self.applied.update({(entry.request_id, entry.digest): version for entry in applied})
+        for entry in entries:
+            self._note(entry.request_id, entry.digest, entry.status, version)
         self.suppressed.update(suppressed)
+
+    def lacks(self, entries: Sequence[LedgerEntry]) -> bool:
+        """Whether a request is none that was settled before: one with the same id and content is the same request."""
+        return any((entry.request_id, entry.digest) not in self.requests for entry in entries)
+
+    def applied(self, request_id: str, digest: bytes) -> int | None:
+        """The version that a request was applied in; None where it was not."""
+        return self.requests.get((request_id, digest))
 
     def settled(self, entry: LedgerEntry) -> Settled:
         """What became of the request of an entry."""
@@ -71,7 +79,7 @@ class Ledger:
             status=entry.status,
             interactions=entry.interactions,
             reason=entry.reason,
-            version=self.applied.get((entry.request_id, entry.digest)),
+            version=self.applied(entry.request_id, entry.digest),
         )
 
     def was_erased(self, key: bytes, scope: Scope, user: str | None, item: str | None) -> bool:
@@ -79,31 +87,42 @@ class Ledger:
         wider = [("user", user, None), ("item", None, item)] if scope == "interaction" else []
         return any(keyed_digest(key, *what) in self.suppressed for what in [(scope, user, item), *wider])
 
+    def _note(self, request_id: str, digest: bytes, status: str, version: int) -> None:
+        """Note what became of a request; that it was applied is not forgotten when it comes again."""
+        if status == "applied":
+            self.requests[request_id, digest] = version
+        else:
+            self.requests.setdefault((request_id, digest))
+
 
 def read_ledger(
     root: Path, requests: Sequence[FileEntry], suppression: Sequence[FileEntry], released: Sequence[FileEntry] = ()
 ) -> Ledger:
     """Read the ledger and suppression files of a version, and those of what it has released."""
-    applied: dict[tuple[str, bytes], int] = {}
+    ledger = Ledger({}, read_suppressed(root, suppression, released))
     for entry in requests:
         table = open_arrow(root, entry).read_all()
-        table = table.filter(pc.equal(table.column("status"), "applied"))
-        columns = [table.column(name).to_pylist() for name in ("request_id", "digest", "version")]
-        applied.update({(name, digest): version for name, digest, version in zip(*columns, strict=True)})
-    return Ledger(applied, read_suppressed(root, suppression, released))
+        columns = [table.column(name).to_pylist() for name in ("request_id", "digest", "status", "version")]
+        for row in zip(*columns, strict=True):
+            ledger._note(*row)
+    return ledger
 
 
 def read_deliveries(
     root: Path, requests: Sequence[FileEntry], deliveries: Sequence[str]
 ) -> dict[tuple[str, int], Settled]:
-    """What became of the requests of some deliveries that are in a version, by delivery and row."""
+    """What became of the requests of some deliveries that are in a version, by delivery and row.
+
+    Not the rejected ones: who puts a rejected file in again asks again.
+    """
     found: dict[tuple[str, int], Settled] = {}
     wanted = pa.array(deliveries, pa.string())
     for entry in requests:
         table = open_arrow(root, entry).read_all()
         if "delivery" not in table.column_names:  # of an earlier release
             continue
-        for row in table.filter(pc.is_in(table.column("delivery"), value_set=wanted)).to_pylist():
+        settled = pc.not_equal(table.column("status"), "rejected")
+        for row in table.filter(pc.and_(settled, pc.is_in(table.column("delivery"), value_set=wanted))).to_pylist():
             found[row["delivery"], row["row"]] = Settled(
                 **{name: row[name] for name in ("request_id", "scope", "status", "interactions", "reason")},
                 version=row["version"] if row["status"] == "applied" else None,

@@ -357,7 +357,7 @@ def test_a_ticket_that_was_applied_counts_again_once_what_it_names_was_released(
     request = ask(pair(ONCE), "ticket 9")
     (entry,) = route(version, [request]).entries
     assert entry.status == "applied"
-    applied = {(entry.request_id, entry.digest): 7}
+    applied: dict[tuple[str, bytes], int | None] = {(entry.request_id, entry.digest): 7}
     (again,) = route(version, [request], Ledger(applied, {entry.digest})).entries
     assert (again.status, again.reason) == ("duplicate", "this request was applied before")
     (released,) = route(version, [request], Ledger(applied, set())).entries

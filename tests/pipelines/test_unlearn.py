@@ -3,6 +3,7 @@
 import functools
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from ifru_dist.models.spec import ModelSpec
 from ifru_dist.pipelines.gangs import Workers
 from ifru_dist.pipelines.unlearn import unlearn
 from ifru_dist.training.loop import TrainOptions, fit
+from ifru_dist.workspace.ledger import read_ledger
 from ifru_dist.workspace.tables import read_delta
 from ifru_dist.workspace.version import Version, open_version
 from tests.influence import reference
@@ -247,14 +249,25 @@ def test_the_same_requests_again_change_nothing(
     }
 
 
-def test_what_was_erased_under_other_ids_changes_nothing_either(tmp_path: Path) -> None:
+def test_what_was_erased_under_other_ids_changes_the_ledger_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = tmp_path / "ws"
     small_workspace(root)
-    run(root, whole_user(BUSY) | {"request_id": "a"})
+    before = run(root, whole_user(BUSY) | {"request_id": "a"})
+    files = tree(root)
     mine = [pair(rows) | {"request_id": f"b{rows}"} for rows in np.unique(ROWS[ROWS[:, 0] == BUSY], axis=0)]
-    assert run(root, *mine).manifest.version == 3
-    counts = report_of(root, "unlearn-000003-nothing-to-do")["requests"]
+    monkeypatch.setattr(Workers, "run", None)  # nothing is started for what is known to be done
+    after = run(root, *mine)
+    counts = report_of(root, "unlearn-000004")["requests"]
     assert counts["duplicate"] == counts["received"] == len(mine)
+    assert "version 3 -> 4: nothing to erase; the ledger holds" in capsys.readouterr().out
+    assert {name.split("/")[0] for name in set(tree(root)) - set(files)} == {"reports", "requests", "versions"}
+    same = {"requests": (), "version": 0, "parent": "", "created": "", "extra": {}}
+    assert replace(after.manifest, **same) == replace(before.manifest, **same)
+    ledger = read_ledger(root, after.manifest.requests, after.manifest.suppression)
+    assert list(ledger.requests.values()) == [3] + [None] * len(mine)
+    assert run(root, *mine).manifest.version == 4
 
 
 @MODELS

@@ -59,6 +59,10 @@ def test_a_file_of_which_nothing_is_found_is_refused_and_a_partly_found_one_appl
     after = run(root, *unknown, pair(ROWS[0]))
     assert after.manifest.version == 3
     assert report_of(root, "unlearn-000003")["requests"]["not_found"] == 3
+    stranger = whole_user(10_001)
+    refuse(root, [stranger], InputError, "none of the 1 requests", "settle them as not found with --allow-unmatched")
+    assert run(root, stranger, allow_unmatched=True).manifest.version == 4
+    assert run(root, stranger, allow_unmatched=True).manifest.version == 4
 
 
 @pytest.mark.parametrize(

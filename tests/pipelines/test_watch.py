@@ -16,7 +16,10 @@ import numpy as np
 import pytest
 
 from ifru_dist.errors import ConfigError, InputError, WorkspaceBusyError
+from ifru_dist.pipelines.inbox import Inbox
 from ifru_dist.pipelines.unlearn import RETRAINING_DUE, UnlearnConfig, unlearn
+from ifru_dist.workspace.history import find_events, wanted_digests
+from ifru_dist.workspace.keys import load_key
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import open_version
 from tests.pipelines.batches import ERASED, ROWS, copy
@@ -78,6 +81,11 @@ def receipts(folder: Path) -> dict[str, dict[str, Any]]:
         receipt = json.loads(path.read_text())
         found[receipt["file"]] = {name: value for name, value in receipt.items() if name != "finished"}
     return found
+
+
+def user_digests(root: Path, user: int) -> set[bytes]:
+    """By which requests for a whole user are known."""
+    return wanted_digests(load_key(Workspace(root).default_key_file), str(user_id(user)), None)
 
 
 def left(folder: Path) -> list[str]:
@@ -162,10 +170,42 @@ def test_only_the_file_that_is_too_much_is_refused_by_a_guard(root: Path, tmp_pa
     assert left(folder) == ["rejected/b.parquet"]
     assert np.isin(BUSY, open_version(Workspace(root)).train().rows[:, 0])
 
+    manifest = Workspace(root).manifest()
+    events = find_events(root, manifest.requests, digests=user_digests(root, BUSY))
+    assert [(event.status, event.interactions) for event in events] == [("rejected", 0)]
+    assert "--max-interactions = 10, but" in events[0].reason
+
+    (folder / "rejected" / "b.parquet").rename(folder / "b.parquet")
+    assert watch(root, folder, max_interactions=10) == 0  # still too much; no second time in the ledger
+    assert Workspace(root).manifest() == manifest
     (folder / "rejected" / "b.parquet").rename(folder / "b.parquet")  # once the guard is raised it is put in again
     assert watch(root, folder) == 0
     assert receipts(folder)["b.parquet"]["status"] == "done"
     assert open_version(Workspace(root)).erased_ids().tolist() == ERASED.tolist()
+    events = find_events(root, Workspace(root).manifest().requests, digests=user_digests(root, BUSY))
+    assert [event.status for event in events] == ["rejected", "applied"]
+
+
+def test_a_batch_that_erases_nothing_is_in_the_ledger_also_when_its_receipt_was_lost(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = put(tmp_path / "inbox", {"x.parquet": [whole_user(10_000), {"user": "nobody", "item": "00001"}]})
+
+    def dies(inbox: Inbox, path: Path, name: str, content: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Inbox, "_write_receipt", dies)
+        with pytest.raises(KeyboardInterrupt):
+            watch(root, folder)
+    manifest = Workspace(root).manifest()
+    assert (manifest.version, manifest.n_erased) == (3, 0)
+    assert watch(root, folder) == 0
+    assert Workspace(root).manifest() == manifest
+    (answer,) = receipts(folder).values()
+    assert (answer["status"], answer["not_found"], left(folder)) == ("done", 2, [])
+    events = find_events(root, manifest.requests)
+    assert [(event.status, event.version) for event in events] == [("not_found", 3)] * 2
 
 
 def test_a_file_that_is_put_in_again_is_known_and_one_of_another_name_holds_duplicates(
