@@ -30,6 +30,19 @@ def write_report(folder: Path, report: Mapping[str, Any], summary: str) -> None:
     _replace(folder / REPORT_NAME, text + "\n")
 
 
+def unused_folder(folder: Path) -> Path:
+    """Make a folder for one more report beside those that are there: ``folder``, or else ``folder-2`` and so on."""
+    number = 1
+    while True:
+        chosen = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        try:
+            chosen.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return chosen
+
+
 def check_output(folder: Path | None, default: Path | None = None) -> None:
     """See that the folder of a report can be written, before a job does what it will report there.
 

@@ -9,7 +9,14 @@ from numpy.typing import NDArray
 from ifru_dist.errors import InputError, reason_of
 from ifru_dist.ingest.quarantine import QUARANTINE, bad_lines, bad_rows
 from ifru_dist.ingest.sources import Columns, Fragment, MalformedRecord, read_fragment
-from ifru_dist.ingest.values import as_numbers, as_times, has_line_break, is_missing, plain_columns
+from ifru_dist.ingest.values import (
+    NoWholeNumberError,
+    as_numbers,
+    as_times,
+    has_line_break,
+    is_missing,
+    plain_columns,
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ def read_part(fragment: Fragment, columns: Columns, rule: LabelRule) -> Part:
     """Read a fragment and sort its rows into usable and bad ones.
 
     Raises:
-        InputError: the file is damaged, or an id is an integer beyond 64 bits.
+        InputError: the file is damaged, or an id is a number that is no integer of 64 bits.
     """
     malformed: list[MalformedRecord] = []
     good: list[pa.Table] = []
@@ -76,6 +83,11 @@ def _plain(batch: pa.RecordBatch, fragment: Fragment) -> dict[str, pa.Array]:
     """Columns by role in the types that the rest expects."""
     try:
         return plain_columns(batch)
+    except NoWholeNumberError as error:
+        raise InputError(
+            f"{fragment.path}: the ids of role {error} are floats, and not all of them are integers up to the largest "
+            "that such floats tell apart: write ids as integers or strings"
+        ) from error
     except pa.ArrowInvalid as error:
         raise InputError(
             f"{fragment.path} has an id beyond signed 64 bits ({reason_of(error)}): write ids as strings"

@@ -53,6 +53,14 @@ def training_table(
     return names.take(pa.array(order)), row_of_code
 
 
+def written_as_floats(ids: pa.Array) -> bool:
+    """Whether text ids look like integers that were written as floats: each is "12" or "12.0", and some have the .0."""
+    if pa.types.is_integer(ids.type) or not pc.any(pc.ends_with(ids, ".0"), min_count=0).as_py():
+        return False
+    whole = pc.replace_substring_regex(ids, r"\.0$", "")
+    return bool(pc.all(pc.match_substring_regex(whole, CANONICAL_INTEGER)).as_py())
+
+
 def integers_if_canonical(ids: pa.Array) -> pa.Array:
     """Text ids as int64 where every one of them is the text of an int64, else unchanged."""
     if not pc.all(pc.match_substring_regex(ids, CANONICAL_INTEGER), min_count=0).as_py():

@@ -152,7 +152,8 @@ def _selected(rows: Rows, usable: Positions, options: PrepareOptions, run: _Run)
         "users_after_k_core": len(np.unique(rows.users.codes[kept])),
         "items_after_k_core": len(np.unique(rows.items.codes[kept])),
     }
-    run.say(f"{run.counts['duplicates']:,} duplicates; {len(kept):,} rows are left after the {options.k_core}-core")
+    core = f" after the {options.k_core}-core" if options.k_core > 1 else ""
+    run.say(f"{run.counts['duplicates']:,} duplicates; {len(kept):,} rows are left{core}")
     return [kept[part] for part in random_split(len(kept), options.split, options.seed)]
 
 

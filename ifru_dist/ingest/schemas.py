@@ -69,7 +69,7 @@ def _check_type(file: LogFile, role: str, name: str) -> None:
     usable, wanted = {
         "value": (is_number or pa.types.is_boolean(kind), "numbers"),
         "timestamp": (is_number or pa.types.is_timestamp(kind) or pa.types.is_date(kind), "numbers or timestamps"),
-    }.get(role, (pa.types.is_integer(kind), "integers or strings"))
+    }.get(role, (pa.types.is_integer(kind) or pa.types.is_floating(kind), "integers or strings"))
     if not (usable or is_text(kind)):
         raise InputError(f"column {name!r} of {file.path} has type {kind}: write it as {wanted}")
 
@@ -86,7 +86,7 @@ def _check_same_kind(files: Sequence[LogFile], name: str) -> None:
 
 
 def _id_kind(file: LogFile, name: str) -> str:
-    """Integers, strings, or text of a CSV file, which may be either."""
+    """Integers, strings, or text of a CSV file, which may be either; floats stand for integers."""
     if file.is_csv:
         return "CSV text"
     return "strings" if is_text(value_type(file.schema.field(name).type)) else "integers"

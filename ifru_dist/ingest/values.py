@@ -11,17 +11,42 @@ from ifru_dist.ingest.schemas import is_text, value_type
 NUMBER = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
 
 
+_EXACT_BITS = {16: 11, 32: 24, 64: 53}
+"""Beyond 2 to this power, neighbouring integers are the same float of so many bits."""
+
+
+class NoWholeNumberError(ValueError):
+    """A column of ids holds floats that are no integers, or that stand for several."""
+
+
 def plain_columns(batch: pa.RecordBatch) -> dict[str, pa.Array]:
-    """Columns by role with dictionaries decoded, text as large_string and integer ids as int64."""
+    """Columns by role with dictionaries decoded, text as large_string and ids that are numbers as int64.
+
+    Raises:
+        NoWholeNumberError: naming the role.
+        pyarrow.ArrowInvalid: an id is an integer beyond 64 bits.
+    """
     columns = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         kind = value_type(column.type)
         if is_text(kind):
             kind = pa.large_string()
         elif name not in ("value", "timestamp"):
-            kind = pa.int64()
+            column, kind = _whole_numbers(column.cast(kind), name), pa.int64()
         columns[name] = column.cast(kind)
     return columns
+
+
+def _whole_numbers(ids: pa.Array, role: str) -> pa.Array:
+    """Ids without NaN where they are floats, as which pandas writes integers beside empty cells."""
+    if not pa.types.is_floating(ids.type):
+        return ids
+    bound = 2.0 ** _EXACT_BITS[ids.type.bit_width]
+    numbers = pc.if_else(pc.is_nan(ids), None, ids).cast(pa.float64())
+    whole = pc.and_(pc.equal(pc.trunc(numbers), numbers), pc.less_equal(pc.abs(numbers), bound))
+    if not pc.all(whole, min_count=0).as_py():
+        raise NoWholeNumberError(role)
+    return numbers
 
 
 def as_numbers(column: pa.Array) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from ifru_dist.config import as_dict, validated
 from ifru_dist.errors import WorkspaceError
-from ifru_dist.evaluation.report import check_output, markdown_table, write_report
+from ifru_dist.evaluation.report import check_output, markdown_table, unused_folder, write_report
 from ifru_dist.pipelines.progress import say
 from ifru_dist.workspace.history import find_events, wanted_digests
 from ifru_dist.workspace.keys import load_key
@@ -42,7 +42,7 @@ class AuditConfig:
     key_file: Path | None = None
     """Key of the audit digests; default: beside the workspace, its name with .key."""
     output: Path | None = None
-    """Where the report goes; default: WORKSPACE/reports/audit-VERSION."""
+    """Where the report goes; default: WORKSPACE/reports/audit-VERSION, or with -2, -3... behind it for further ones."""
 
     @property
     def asks(self) -> bool:
@@ -82,7 +82,7 @@ def audit(config: AuditConfig) -> int:
         "seconds": {"total": time.perf_counter() - start},
         "config": {**as_dict(config), "user": _given(config.user), "item": _given(config.item)},
     }
-    folder = config.output or default / f"audit-{newest[0]:06d}"
+    folder = config.output or unused_folder(default / f"audit-{newest[0]:06d}")
     summary = audit_summary(report)
     write_report(folder, report, summary)
     print(f"{summary}\nreport: {folder}")

@@ -54,8 +54,8 @@ _EXTENSIONS = 4
 class CalibrateConfig(SolveFlags, GangFlags):
     """Find the damping for a model: unlearn a sample of its training pairs with several, and retrain once without it.
 
-    Give the solver options that jobs/unlearn.py will be given. The workspace is held for as long as the retraining
-    takes.
+    Give the solver options that jobs/unlearn.py will be given. By default the sample is solved 14 to 18 times for each
+    temperature, which may take many times as long as the one retraining; the workspace is held for all of it.
     """
 
     workspace: Path

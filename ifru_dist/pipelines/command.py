@@ -1,5 +1,6 @@
 """What all jobs do at their edge: parse the command line, run one pipeline, end with a readable line and a status."""
 
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
@@ -22,7 +23,7 @@ def run_command(config_class: type[ConfigT], pipeline: Callable[[ConfigT], int |
     Other exceptions are defects: they show a traceback, and the status is 1.
     """
     try:
-        status = pipeline(validated(tyro.cli(config_class)))
+        status = pipeline(validated(_parsed(config_class)))
     except IfruError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(error.exit_code)
@@ -32,4 +33,22 @@ def run_command(config_class: type[ConfigT], pipeline: Callable[[ConfigT], int |
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    finally:
+        _flush()
     sys.exit(0 if status is None else status)
+
+
+def _parsed(config_class: type[ConfigT]) -> ConfigT:
+    """The config that the command line gives."""
+    try:
+        return tyro.cli(config_class)
+    except BrokenPipeError:  # a help text that was read in part
+        sys.exit(0)
+
+
+def _flush() -> None:
+    """Write out what is left to print; where its reader is gone, as with ``| head``, drop it without a word."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # what is still buffered would fail again, with a message, as Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -83,8 +83,9 @@ def evaluate(config: EvaluateConfig) -> int:
 
 def evaluate_summary(report: dict[str, Any]) -> str:
     """The report as a table, and what the table cannot say."""
+    names = {} if report["erased"] else {"unlearned": "current"}
     rows = [
-        {"model": name.replace("_", ", "), **{key: figures[key] for key in COLUMNS if key in figures}}
+        {"model": names.get(name, name).replace("_", ", "), **{key: figures[key] for key in COLUMNS if key in figures}}
         for name, figures in report["methods"].items()
     ]
     lines = [f"version {report['version']}: {report['erased']} interactions erased since training", ""]

@@ -63,7 +63,7 @@ def export(config: ExportConfig) -> int:
     _check_target(config)
     workspace = Workspace(config.workspace)
     version = _opened(workspace, config.version)
-    before = None if config.since is None else _opened(workspace, config.since)
+    before = None if config.since is None else _opened_before(workspace, config.since)
     number = version.manifest.version
     if before is not None and before.manifest.version >= number:
         raise ConfigError(f"--since = {config.since}: version {number} is exported: name an older version than that")
@@ -116,6 +116,17 @@ def _opened(workspace: Workspace, number: int | None) -> Version:
             "or after it"
         )
     return open_version(workspace, manifest.version, check_content=True)
+
+
+def _opened_before(workspace: Workspace, since: int) -> Version:
+    """The version to compare with."""
+    current = workspace.manifest()
+    if since < current.retained_from:
+        raise WorkspaceError(
+            f"--since = {since}: version {since} of {workspace.root} was vacuumed, so nothing can be compared with it: "
+            "leave --since out to export all rows, and put them in the place of all that the serving store holds"
+        )
+    return _opened(workspace, since)
 
 
 def _tables(version: Version, *, outputs: bool) -> list[TableRows]:

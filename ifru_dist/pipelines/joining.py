@@ -59,8 +59,9 @@ def _rows_of(version: Version, table: int, ids: pa.Array) -> tuple[NDArray[np.in
         ids = integers_if_canonical(ids)
         if not pa.types.is_integer(ids.type):
             raise InputError(
-                f"the ids of table {name} are integers in the workspace, but the logs hold others, such as text or "
-                "integers with leading zeros: write them as the logs before, or name the right column"
+                f"the ids of table {name} are integers in the workspace, but the logs hold others, such as text, "
+                "integers with leading zeros, or in CSV integers with .0, as pandas writes them beside empty cells: "
+                "write them as the logs before (in pandas: .astype('Int64')), or name the right column"
             )
     ids = ids.cast(kind)
     found = version.find_rows(table, ids)

@@ -1,24 +1,30 @@
 """Logs become the first version of a workspace."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import pyarrow as pa
 from pydantic import Field
 
 from ifru_dist.config import as_dict
+from ifru_dist.errors import InputError
 from ifru_dist.evaluation.report import check_output, write_report
+from ifru_dist.ingest.identifiers import written_as_floats
 from ifru_dist.ingest.options import PrepareOptions
 from ifru_dist.ingest.preparing import Prepared, prepare
 from ifru_dist.pipelines.progress import say
 from ifru_dist.pipelines.scheduling import SchedulerName, dask_scheduler
 from ifru_dist.pipelines.suppressing import key_and_list, scrub
-from ifru_dist.workspace.dataset import require_unused, write_dataset
+from ifru_dist.workspace.dataset import Dataset, require_unused, write_dataset
 from ifru_dist.workspace.keys import copy_key, create_key, fingerprint
 from ifru_dist.workspace.layout import MAX_PARTITIONS
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.suppression import SuppressionList
+from ifru_dist.workspace.version import open_version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +61,15 @@ def preprocess(config: PreprocessConfig) -> None:
     check_output(config.output)
     start = time.perf_counter()
     workspace = Workspace(config.workspace)
-    with workspace.lock("preprocess"):
+    key_file, is_new = config.key_file or workspace.default_key_file, not workspace.root.exists()
+    with workspace.lock("preprocess"), _nothing_left_of_a_refusal(workspace, key_file, is_new=is_new):
         require_unused(workspace)
         key, listed = _key_and_list(config, workspace)
         quarantine = config.quarantine or workspace.root / "quarantine" / "rows.parquet"
         with dask_scheduler(config.scheduler) as scheduler:
             prepared = prepare(config, scheduler, quarantine, say, listed)
         dataset = replace(prepared.dataset, key_fingerprint=fingerprint(key))
+        _check_spelling(config, dataset)
         if listed is not None:
             prepared.counts["quarantine_scrubbed"] = scrub(quarantine, listed, dataset.ids)
             dataset = replace(dataset, suppressed=listed.digests)
@@ -96,6 +104,52 @@ def _key_and_list(config: PreprocessConfig, workspace: Workspace) -> tuple[bytes
     return key, listed
 
 
+def _check_spelling(config: PreprocessConfig, dataset: Dataset) -> None:
+    """Say that ids look like integers that pandas wrote as floats; refuse them where erasures were of integers.
+
+    Raises:
+        InputError: the workspace of --suppressed-by spells ids as 12 where the logs have 12.0, or the other way round.
+    """
+    old = None if config.suppressed_by is None else open_version(Workspace(config.suppressed_by))
+    for table, name in enumerate(("user", "item")):
+        ids, before = dataset.ids[table], None if old is None else old.ids(table)
+        floats = written_as_floats(ids)
+        if before is not None and _other_spelling(ids, before):
+            there, here = ("12", "12.0") if floats else ("12.0", "12")
+            raise InputError(
+                f"ids of table {name} are as {here} in the logs, and as {there} in --suppressed-by "
+                f"{config.suppressed_by}, so what was erased there would not be recognised: write them as there (in "
+                "pandas: .astype('Int64') makes integers of floats)"
+            )
+        if floats:
+            say(
+                f"note: the ids of table {name} are texts such as 12.0, as pandas writes integers beside empty cells: "
+                "they stay texts; should they be integers, write them so (in pandas: .astype('Int64'))"
+            )
+
+
+def _other_spelling(one: pa.Array, other: pa.Array) -> bool:
+    """Whether one of two columns of ids holds integers, and the other such that were written as floats."""
+    return any(
+        pa.types.is_integer(first.type) and written_as_floats(second) for first, second in ((one, other), (other, one))
+    )
+
+
+@contextmanager
+def _nothing_left_of_a_refusal(workspace: Workspace, key_file: Path, *, is_new: bool) -> Iterator[None]:
+    """After an error take away the folder and the key that this job made, unless there is something to look at."""
+    made_key = not key_file.exists()
+    try:
+        yield
+    except BaseException:
+        if is_new and [path.name for path in workspace.root.iterdir()] == ["lock"]:
+            if made_key:
+                key_file.unlink(missing_ok=True)
+            (workspace.root / "lock").unlink()
+            workspace.root.rmdir()
+        raise
+
+
 def _summary(prepared: Prepared, report: dict[str, Any]) -> str:
     """The counts as a table, in Markdown."""
     counts = prepared.counts
@@ -106,7 +160,8 @@ def _summary(prepared: Prepared, report: dict[str, Any]) -> str:
     if counts["suppressed"] is not None:
         lines |= {f"  suppressed by {scope}": count for scope, count in counts["suppressed"].items()}
     if "duplicates" in counts:
-        lines |= {"duplicates of a pair": counts["duplicates"], "rows after k-core": counts["rows_after_k_core"]}
+        left = "rows after k-core" if report["config"]["k_core"] > 1 else "rows left"
+        lines |= {"duplicates of a pair": counts["duplicates"], left: counts["rows_after_k_core"]}
     lines |= {"users": counts["users"], "items": counts["items"]}
     lines |= {f"values of {name}": count for name, count in counts["fields"].items()}
     for name, title in (("train", "training rows"), ("valid", "validation rows"), ("test", "test rows")):

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,6 +21,12 @@ from ifru_dist.workspace.version import Version
 
 READERS = {".parquet": "Parquet", ".csv": "CSV", ".jsonl": "JSON lines", ".json": "JSON lines"}
 COLUMNS = ("request_id", "scope", "user", "item")
+_OPTIONAL = ("request_id", "scope")
+_SAME_WORD = 0.85
+"""How alike (difflib's ratio) a column is to another name that was meant: "requestOid", but not "request_date"; "scop",
+but not "score"."""
+_SHORT_ID = re.compile(r"req.*id")
+"""What else is meant for request_id: "req_id"."""
 _WHOLE_FLOAT = re.compile(r"-?[0-9]+\.0+")
 _EXACT_FLOATS = 2**53
 """Beyond this, neighbouring integers are the same float."""
@@ -70,6 +77,7 @@ def read_requests(path: Path, option: str = "--requests") -> list[Request]:
     if rows == 0:
         raise InputError(f"{path} holds no requests: give one row per deletion with columns user and item")
     _check_columns(list(columns), path)
+    _check_misspelt(list(columns), path)
     cells = [_texts(columns.get(name, [None] * rows), name, path) for name in COLUMNS]
     received = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
     requests = [
@@ -149,6 +157,19 @@ def _check_columns(names: list[str], path: Path) -> None:
             f"{path} lacks the column(s) {', '.join(sorted(missing))}; it has {shown}: rename the columns to user and "
             "item, optionally scope and request_id"
         )
+
+
+def _check_misspelt(names: list[str], path: Path) -> None:
+    """Refuse a column that was meant for an optional one, which would be read as if it were not there."""
+    for known in (known for known in _OPTIONAL if known not in names):
+        for name in names:
+            plain = name.strip().lower()
+            short = known == "request_id" and _SHORT_ID.fullmatch(plain)
+            if short or get_close_matches(plain, [known], cutoff=_SAME_WORD):
+                raise InputError(
+                    f"{path} has a column {name!r}, but none {known!r}: rename it to {known} if that is meant, "
+                    "otherwise leave it out, or give it a name that is less alike"
+                )
 
 
 def _texts(values: list[Any], name: str, path: Path) -> list[str | None]:

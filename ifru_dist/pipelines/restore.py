@@ -1,7 +1,7 @@
 """jobs/restore.py: make an earlier version's model current again, and bring nothing back that was erased since."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +15,7 @@ from ifru_dist.pipelines.catching_up import CatchingUp, CatchUpFlags, caught_up_
 from ifru_dist.pipelines.residual_budget import ResidualBudget
 from ifru_dist.pipelines.unlearn import RETRAINING_DUE
 from ifru_dist.workspace.commits import commit_restoration
+from ifru_dist.workspace.manifest import Calibration
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import Version, open_version
 
@@ -47,11 +48,15 @@ def restore(config: RestoreConfig) -> int:
     check_output(config.output, workspace.root / "reports")
     with workspace.lock("restore"):
         current = open_version(workspace, check_content=True)
-        older = _opened(current, config.version)
+        older, calibration = _with_calibration(current, _opened(current, config.version))
         commit = partial(commit_restoration, current, older)
         result = CatchingUp(config, current, older).run(commit, {"restored_version": config.version})
     result.seconds["job"] = time.perf_counter() - started
-    report = caught_up_report(result, config) | {"job": "restore", "restored_version": config.version}
+    report = caught_up_report(result, config) | {
+        "job": "restore",
+        "restored_version": config.version,
+        "calibration_of": calibration and calibration.version,
+    }
     summary = restore_summary(report, result.residual_budget)
     folder = config.output or workspace.root / "reports" / f"restore-{result.version_after:06d}"
     write_report(folder, report, summary)
@@ -67,7 +72,13 @@ def restore_summary(report: dict[str, Any], budget: ResidualBudget) -> str:
         f"are unlearned: {report['rows_updated']} rows updated, {report['rows_forgotten']} users and items among them "
         "reset wholly"
     )
-    return "\n".join([line, *solver_in_words(report), budget.in_words()])
+    lines = [line, *solver_in_words(report)]
+    if report["calibration_of"] is not None:
+        lines.append(
+            f"the model was not calibrated yet in version {report['restored_version']}: the calibration of version "
+            f"{report['calibration_of']}, which is of the same training, is its own from here on"
+        )
+    return "\n".join([*lines, budget.in_words()])
 
 
 def _opened(current: Version, number: int) -> Version:
@@ -81,3 +92,17 @@ def _opened(current: Version, number: int) -> Version:
             f"version {number} of {workspace.root} holds no model: name one that was made by jobs/train.py or after it"
         )
     return older
+
+
+def _with_calibration(current: Version, older: Version) -> tuple[Version, Calibration | None]:
+    """The older version with a calibration that was made later, where it lacks one, and that calibration.
+
+    A damping belongs to a training, not to the batches after it (docs/method.md).
+    """
+    if older.model.calibration is not None:
+        return older, None
+    for number in range(current.manifest.version, older.manifest.version, -1):
+        model = current.workspace.manifest(number).model
+        if model and model.trained_version == older.model.trained_version and model.calibration:
+            return older.with_model(replace(older.model, calibration=model.calibration)), model.calibration
+    return older, None

@@ -2,7 +2,7 @@
 
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from ifru_dist.pipelines.progress import say
 from ifru_dist.workspace.commits import commit_vacuum
 from ifru_dist.workspace.compaction import compacted, holds_erased, superseded
 from ifru_dist.workspace.keys import load_key
+from ifru_dist.workspace.manifest import Manifest
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.suppression import SuppressionList, read_suppressed
 from ifru_dist.workspace.vacuum import delete_files, retained_files, unlisted_files
@@ -111,11 +112,14 @@ class _VacuumJob:
         """Scrub, compact, commit, delete; returns the report (docs/reports.md says what each key means)."""
         before, dry_run = self._version.manifest, self._config.dry_run
         scrubbed = self._quarantine and self._quarantine.scrub(dry_run=dry_run)  # first: it may not be readable
-        if self._commits and not dry_run:
-            if self._superseded:
+        rewritten: dict[str, Any] = {}
+        if self._superseded:
+            if not dry_run:
                 say("writing anew what holds erased data")
-            commit_vacuum(self._version, compacted(self._version), self._retained_from)
-        files, size_bytes = self._delete()
+            rewritten = compacted(self._version, keep=not dry_run)
+        if self._commits and not dry_run:
+            commit_vacuum(self._version, rewritten, self._retained_from)
+        files, size_bytes = self._delete(replace(before, **rewritten))
         return {
             "job": "vacuum",
             "version_before": before.version,
@@ -130,12 +134,16 @@ class _VacuumJob:
             "config": as_dict(self._config),
         }
 
-    def _delete(self) -> tuple[int, int]:
-        """Delete what no version that is kept lists; a dry run only looks. Returns their number and size in bytes."""
-        listed = retained_files(self._workspace, self._retained_from)
-        if self._config.dry_run:
-            replaced = {entry.path for part in self._superseded.values() for entry in part}
-            listed += [entry for entry in self._version.manifest.files() if entry.path not in replaced]
+    def _delete(self, last: Manifest) -> tuple[int, int]:
+        """Delete what no version that is kept lists; a dry run only looks.
+
+        Args:
+            last: What the newest version lists, which after a dry run is not there.
+
+        Returns:
+            The number of files, and their size in bytes.
+        """
+        listed = [*retained_files(self._workspace, self._retained_from), *last.files()]
         files = unlisted_files(self._workspace, listed)
         size_bytes = sum(path.lstat().st_size for path in files)
         if not self._config.dry_run:

@@ -89,9 +89,10 @@ def fit(
     options: TrainOptions,
     *,
     forgotten: NDArray[np.int64] | None = None,
+    initial: Parameters | None = None,
     show_progress: bool,
 ) -> Fitted:
-    """Train a model from scratch; adam keeps the epoch with the best validation figure, lbfgs its last iterate.
+    """Train a model; adam keeps the epoch with the best validation figure, lbfgs its last iterate.
 
     The result is the same, bit for bit, for the same arguments and number of torch threads.
 
@@ -102,6 +103,7 @@ def fit(
         validation: for adam's early stopping; without it all epochs are run, and the last is kept.
         options: optimiser, epochs, batch size and the like.
         forgotten: rows of items that are drawn as nobody's negatives.
+        initial: where training begins, embeddings (N, w); None: at the seed's initialisation. It is not moved.
         show_progress: a progress bar on a terminal, lines elsewhere.
 
     Raises:
@@ -111,8 +113,12 @@ def fit(
     started, model = time.perf_counter(), build_model(spec)
     examples = TrainingExamples(model, train, sizes, options.seed, forgotten)
     dtype = torch.float64 if options.optimiser == "lbfgs" else torch.float32
-    embeddings = initial_embeddings(sum(sizes), model.width, spec.init_std, options.seed).to(dtype)
-    dense = {name: values.to(dtype) for name, values in dense_parameters(model, options.seed).items()}
+    if initial is None:
+        embeddings = initial_embeddings(sum(sizes), model.width, spec.init_std, options.seed).to(dtype)
+        dense = {name: values.to(dtype) for name, values in dense_parameters(model, options.seed).items()}
+    else:  # copies: they are moved in place
+        embeddings = torch.tensor(initial.embeddings, dtype=dtype)
+        dense = {name: torch.tensor(values, dtype=dtype) for name, values in initial.dense.items()}
     objective = TrainingObjective(model, embeddings, dense, train.positives(), len(examples))
     if options.optimiser == "lbfgs":
         return _fit_stationary(objective, examples, validation, options, started, show_progress)

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from ifru_dist.workspace.dataset import write_examples, write_held_out, write_ids
-from ifru_dist.workspace.files import FileEntry, Staging
+from ifru_dist.workspace.files import FileEntry, Staging, UnkeptStaging
 from ifru_dist.workspace.graph import write_graph
 from ifru_dist.workspace.layout import HELD_OUT
 from ifru_dist.workspace.manifest import Manifest
@@ -47,13 +47,19 @@ def holds_erased(manifest: Manifest, current: Manifest) -> bool:
     return bool(superseded(manifest)) or not data <= set(current.files()) - stale
 
 
-def compacted(version: Version) -> dict[str, Any]:
+def compacted(version: Version, *, keep: bool = True) -> dict[str, Any]:
     """Write the files anew that ``superseded`` names; returns what changes in the manifest, nothing where none does.
 
     Memory and time go with the size of the data.
+
+    Args:
+        version: What is compacted.
+        keep: Put the files into the workspace; otherwise they are only named, as a dry run needs them: one that comes
+            out as a file that is there already, as that of a table without changed rows, has the same name.
     """
     parts, layout, changes = superseded(version.manifest), version.layout, dict[str, Any]()
-    with Staging(version.workspace.root) as staging:
+    root = version.workspace.root
+    with Staging(root) if keep else UnkeptStaging(root) as staging:
         if "examples" in parts:
             changes |= _examples(staging, version)
         if "ids" in parts:

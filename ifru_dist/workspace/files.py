@@ -7,6 +7,7 @@ a remnant of an attempt that was cut off, and is never read.
 import hashlib
 import os
 import secrets
+import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -65,10 +66,9 @@ class Staging:
         aside = folder / f"{REMNANT}{os.getpid()}-{secrets.token_hex(4)}"
         self._written.append((aside, aside))  # to be removed, should it fail
         write(aside)
-        digest = sha256_of(aside)
-        final = self.root / f"{stem}-{digest[:16]}{suffix}"
-        self._written[-1] = (aside, final)
-        return FileEntry(path=final.relative_to(self.root).as_posix(), size_bytes=aside.stat().st_size, sha256=digest)
+        entry = _entry(stem, suffix, aside)
+        self._written[-1] = (aside, self.root / entry.path)
+        return entry
 
     def place(self) -> None:
         """Make all files durable, under their names."""
@@ -95,6 +95,23 @@ class Staging:
         finally:
             for aside, _ in self._written:
                 aside.unlink(missing_ok=True)
+
+
+class UnkeptStaging(Staging):
+    """Files that are named as if they were written, and kept nowhere: each is gone once its content is known."""
+
+    def write(self, stem: str, suffix: str, write: Callable[[Path], None]) -> FileEntry:
+        """Let ``write`` fill a file in the system's temporary folder, and list it by the name that it would get."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"file{suffix}"
+            write(path)
+            return _entry(stem, suffix, path)
+
+
+def _entry(stem: str, suffix: str, path: Path) -> FileEntry:
+    """How a file is listed: by the name ``<stem>-<digest><suffix>``, which follows from its content."""
+    digest = sha256_of(path)
+    return FileEntry(path=f"{stem}-{digest[:16]}{suffix}", size_bytes=path.stat().st_size, sha256=digest)
 
 
 def write_batches(root: Path | Staging, stem: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> FileEntry:

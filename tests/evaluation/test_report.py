@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ifru_dist.evaluation.report import markdown_table, write_report
+from ifru_dist.evaluation.report import markdown_table, unused_folder, write_report
 
 
 def test_report_is_stable_and_readable(tmp_path: Path) -> None:
@@ -45,6 +45,15 @@ def test_a_failed_replacement_leaves_nothing_behind(tmp_path: Path, monkeypatch:
         write_report(tmp_path, {"a": 2}, "second")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "summary.md"]
     assert json.loads((tmp_path / "report.json").read_text()) == {"a": 1}
+
+
+def test_every_unused_folder_is_another_one(tmp_path: Path) -> None:
+    made = [unused_folder(tmp_path / "reports" / "audit-000004") for _ in range(3)]
+    assert [folder.name for folder in made] == ["audit-000004", "audit-000004-2", "audit-000004-3"]
+    assert all(folder.is_dir() for folder in made)
+    made[1].rmdir()
+    (tmp_path / "reports" / "audit-000004-2").write_text("a file")
+    assert unused_folder(tmp_path / "reports" / "audit-000004").name == "audit-000004-4"
 
 
 def test_markdown_table() -> None:

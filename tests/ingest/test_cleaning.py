@@ -109,6 +109,15 @@ def test_a_null_timestamp_makes_a_row_bad_where_timestamps_are_read(tmp_path: Pa
     assert len(_parts(tmp_path / "a.parquet")[0].bad) == 0
 
 
+def test_floats_that_are_no_integers_are_refused_without_the_id(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"user": [1.0, 77.5], "item": [1, 2], "rating": [1, 2]}), tmp_path / "a.parquet")
+    with pytest.raises(
+        InputError, match=r"a\.parquet: the ids of role user are floats, .* as integers or str"
+    ) as caught:
+        _parts(tmp_path / "a.parquet")
+    assert "77" not in str(caught.value)
+
+
 def test_an_id_beyond_64_bits_names_the_file(tmp_path: Path) -> None:
     table = pa.table({"user": pa.array([2**63], pa.uint64()), "item": [1], "rating": [1]})
     pq.write_table(table, tmp_path / "a.parquet")

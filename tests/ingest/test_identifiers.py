@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ifru_dist.ingest.identifiers import integers_if_canonical, training_table, unify
+from ifru_dist.ingest.identifiers import integers_if_canonical, training_table, unify, written_as_floats
 
 
 @given(st.lists(st.lists(st.text(max_size=2), min_size=1, max_size=6), min_size=1, max_size=5))
@@ -34,6 +34,24 @@ def test_text_sorts_as_numbers_only_where_all_training_ids_are_canonical() -> No
 def test_text_that_would_lose_its_spelling_stays_text(text: str) -> None:
     ids = pa.array(["7", text], pa.large_string())
     assert integers_if_canonical(ids).equals(ids)
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["12.0", "0.0", "-3.0"], True),
+        (["12", "13.0"], True),
+        (["12", "13"], False),
+        (["12.0", "1.1"], False),
+        (["12.0", "a.0"], False),
+        (["012.0"], False),
+        (["12.00"], False),
+        ([], False),
+    ],
+)
+def test_integers_that_were_written_as_floats_are_told_from_other_texts(texts: list[str], expected: bool) -> None:
+    assert written_as_floats(pa.array(texts, pa.large_string())) is expected
+    assert not written_as_floats(pa.array([12]))
 
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1)))

@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ifru_dist.errors import ConfigError, InputError
+from ifru_dist.ingest.options import PrepareOptions
+from ifru_dist.ingest.preparing import prepare
 from ifru_dist.workspace.dataset import write_dataset
 from ifru_dist.workspace.store import Workspace
 from tests.ingest.eager import prepare_eagerly, usable
@@ -83,6 +85,14 @@ def test_schedulers_agree(tmp_path: Path) -> None:
     results = [prepared(logs, tmp_path, scheduler) for scheduler in ("threads", "synchronous")]
     assert all_examples(results[0].dataset) == all_examples(results[1].dataset)
     assert results[0].counts == results[1].counts
+
+
+@pytest.mark.parametrize(("k", "told"), [(1, "rows are left"), (2, "rows are left after the 2-core")])
+def test_the_core_is_told_where_one_is_asked_for(tmp_path: Path, k: int, told: str) -> None:
+    logs, lines = write_csv(tmp_path / "logs", _frames(1)), list[str]()
+    options = PrepareOptions(logs=str(logs), positive_threshold=3.0, max_bad_share=1.0, k_core=k)
+    prepare(options, "threads", tmp_path / "bad.parquet", lines.append)
+    assert [line for line in lines if line.endswith(told)]
 
 
 def test_csv_and_parquet_give_the_same_files(tmp_path: Path) -> None:

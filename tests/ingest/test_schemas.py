@@ -1,3 +1,4 @@
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +53,15 @@ def test_fields_are_ids(tmp_path: Path) -> None:
     other = _file(tmp_path / "b.parquet", hour=pa.array(["7"]), device=pa.array(["phone"]))
     with pytest.raises(InputError, match=r"ids in column 'hour' are integers in .*a\.parquet but strings in"):
         resolve_columns(options, [first, other])
-    fraction = _file(tmp_path / "c.parquet", hour=pa.array([7.5]), device=pa.array(["phone"]))
-    with pytest.raises(InputError, match=r"'hour' of .* has type double: write it as integers or strings"):
-        resolve_columns(options, [fraction])
+    truth = _file(tmp_path / "c.parquet", hour=pa.array([True]), device=pa.array(["phone"]))
+    with pytest.raises(InputError, match=r"'hour' of .* has type bool: write it as integers or strings"):
+        resolve_columns(options, [truth])
 
 
 @pytest.mark.parametrize(
     ("column", "values", "wanted"),
     [
-        ("user", pa.array([1.0]), "double: write it as integers or strings"),
+        ("user", pa.array([date(2020, 1, 1)]), "date32.*: write it as integers or strings"),
         ("item", pa.array([True]), "bool: write it as integers or strings"),
         ("rating", pa.array([[1.0]]), "numbers"),
         ("timestamp", pa.array([False]), "bool: write it as numbers or timestamps"),
@@ -77,7 +78,8 @@ def test_ids_of_one_kind_in_all_files(tmp_path: Path) -> None:
     wide = _file(tmp_path / "b.parquet", user=pa.array([1], pa.uint64()))
     strings = _file(tmp_path / "c.parquet", user=pa.array(["1"]).dictionary_encode())
     (tmp_path / "d.csv").write_text("user,item,rating\n1,a,1\n")
-    resolve_columns(_OPTIONS, [integers, wide])
+    floats = _file(tmp_path / "e.parquet", user=pa.array([1.0]))
+    resolve_columns(_OPTIONS, [integers, wide, floats])
     for other, kind in ((strings, "strings"), (open_file(tmp_path / "d.csv"), "CSV text")):
         with pytest.raises(InputError, match=f"'user' are integers in .*a.parquet but {kind} in {other.path}"):
             resolve_columns(_OPTIONS, [integers, other])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ifru_dist.ingest.values import as_numbers, as_times, is_missing, plain_columns
+from ifru_dist.ingest.values import NoWholeNumberError, as_numbers, as_times, is_missing, plain_columns
 
 _NAN = float("nan")
 
@@ -51,6 +51,18 @@ def test_times_of_many_types_are_seconds() -> None:
 def test_missing_ids_are_null_or_white_space() -> None:
     assert is_missing(pa.array([0, None])).tolist() == [False, True]
     assert is_missing(pa.array(["a", "", " \t", None, "null"])).tolist() == [False, True, True, True, False]
+
+
+@pytest.mark.parametrize(("kind", "bound"), [(pa.float64(), 2**53), (pa.float32(), 2**24)])
+def test_whole_floats_are_integer_ids_up_to_where_they_are_exact(kind: pa.DataType, bound: int) -> None:
+    def ids(*values: float | None) -> pa.Array:
+        return plain_columns(pa.record_batch({"user": pa.array(values, kind)}))["user"]
+
+    assert ids(7.0, None, _NAN, -0.0, bound, -bound).equals(pa.array([7, None, None, 0, bound, -bound]))
+    assert ids(None).equals(pa.array([None], pa.int64()))
+    for wrong in (7.5, float("inf"), bound * 2.0):
+        with pytest.raises(NoWholeNumberError, match="user"):
+            ids(1.0, wrong)
 
 
 @pytest.mark.parametrize(

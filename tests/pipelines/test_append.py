@@ -360,6 +360,19 @@ def test_texts_that_are_integers_fit_a_table_of_integers_and_the_other_way_round
     assert pairs_of(after)[-2:] in ([(NEW_USER, "77"), (user_id(1), "78")], [(user_id(1), "78"), (NEW_USER, "77")])
 
 
+def test_whole_floats_fit_a_table_of_integers_and_empty_cells_are_set_apart(tmp_path: Path) -> None:
+    small_workspace(tmp_path / "ws")
+    logs = write_logs(tmp_path / "floats.parquet", [(float(user_id(1)), "new"), (float(NEW_USER), "new"), (None, "x")])
+    assert pq.read_schema(logs).field("user").type == "double"
+    options = {"positive_threshold": 0.5, "max_bad_share": 0.5}
+    append(AppendConfig(workspace=tmp_path / "ws", logs=str(logs), **options))
+    assert pairs_of(open_version(Workspace(tmp_path / "ws")))[-2:] == [(user_id(1), "new"), (NEW_USER, "new")]
+    assert report_of(tmp_path / "ws", "append-000003")["quarantined"] == {"null_user": 1}
+    csv = tmp_path / "floats.csv"
+    csv.write_text(f"user,item,rating\n{user_id(2)}.0,new,1\n")
+    refuse(tmp_path / "ws", InputError, "CSV integers with .0, .* .astype", logs=str(csv))
+
+
 @pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
     small_workspace(tmp_path / "ws")

@@ -124,6 +124,16 @@ def test_the_files_of_the_test_are_of_every_kind(root: Path) -> None:
 def test_the_report_goes_into_the_workspace_unless_said_otherwise(root: Path) -> None:
     assert audit(AuditConfig(workspace=root)) == 0
     assert json.loads((root / "reports" / "audit-000005" / "report.json").read_text())["clean"]
+
+
+def test_a_further_audit_of_a_version_leaves_the_report_of_the_one_before(root: Path) -> None:
+    for options in ({"request_id": "first"}, {"request_id": "second"}):
+        assert audit(AuditConfig(workspace=root, **options)) == 0
+    asked = {
+        name: json.loads((root / "reports" / name / "report.json").read_text())["config"]["request_id"]
+        for name in ("audit-000005", "audit-000005-2")
+    }
+    assert asked == {"audit-000005": "first", "audit-000005-2": "second"}
     assert _audit(root, 0)["unlisted"] == []
 
 

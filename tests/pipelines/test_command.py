@@ -1,6 +1,9 @@
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
@@ -8,6 +11,8 @@ from pydantic import Field
 
 from ifru_dist.errors import InputError, SolveError
 from ifru_dist.pipelines.command import run_command
+
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +91,38 @@ def test_ctrl_c_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
     assert _run(monkeypatch, pipeline, "--name", "x") == 130
     assert capsys.readouterr().err == "error: interrupted\n"
+
+
+_PRINTS = """
+import sys
+from dataclasses import dataclass
+from ifru_dist.pipelines.command import run_command
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    name: str = "x"
+Config.__doc__ = "Do. " + "A long text. " * int(sys.argv.pop(1))
+def pipeline(config):
+    print("done")
+    return 9
+run_command(Config, pipeline)
+"""
+
+
+@pytest.mark.parametrize(
+    ("length", "options", "status"), [(1, ["--help"], 0), (20_000, ["--help"], 0), (1, [], 9)], ids=str
+)
+def test_output_whose_reader_is_gone_is_dropped_without_a_word(length: int, options: list[str], status: int) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-c", _PRINTS, str(length), *options]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    try:
+        finished = subprocess.run(
+            command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, cwd=_ROOT, env=environment
+        )
+    finally:
+        os.close(writing)
+    assert (finished.stderr, finished.returncode) == ("", status)
 
 
 def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,7 +88,8 @@ def test_without_erasure_there_is_one_model_and_its_auc(
     assert (report["version"], report["erased"], report["model"]["name"]) == (2, 0, model)
     assert not {"noise_floor", "logit_gap_erased", "logit_gap_do_nothing", "membership_auc"} & set(report)
     printed = capsys.readouterr().out
-    assert "| unlearned |" in printed
+    assert "| current |" in printed
+    assert "unlearned" not in printed
     assert "0 interactions erased since training" in printed
 
 

@@ -118,6 +118,53 @@ def test_a_workspace_in_use_is_refused(tmp_path: Path) -> None:
     assert Workspace(tmp_path / "ws").versions() == []
 
 
+@pytest.mark.parametrize("suppressed_by", [None, "none"])
+def test_a_refusal_leaves_neither_a_folder_nor_a_key(tmp_path: Path, suppressed_by: str | None) -> None:
+    changes = {} if suppressed_by is None else {"suppressed_by": tmp_path / suppressed_by}
+    with pytest.raises((InputError, WorkspaceError), match=r"matches no file|holds no workspace"):
+        preprocess(_config(tmp_path, **changes))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refusal_leaves_a_folder_and_a_key_that_were_there(tmp_path: Path) -> None:
+    (tmp_path / "ws").mkdir()
+    (tmp_path / "ws.key").write_text("ab" * 32)
+    with pytest.raises(InputError, match="matches no file"):
+        preprocess(_config(tmp_path))
+    assert (tmp_path / "ws").is_dir()
+    (tmp_path / "ws" / "lock").unlink()
+    (tmp_path / "ws").rmdir()
+    with pytest.raises(InputError, match="matches no file"):
+        preprocess(_config(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["ws.key"]
+
+
+def test_integers_that_pandas_wrote_as_floats_are_integers_and_empty_cells_are_set_apart(tmp_path: Path) -> None:
+    frame = pd.read_parquet(_logs(tmp_path / "logs.parquet"))
+    preprocess(_config(tmp_path))
+    expected = open_version(Workspace(tmp_path / "ws"))
+    floats = pd.concat([frame.astype({"user": float}), pd.DataFrame({"user": [np.nan], "item": [1], "rating": [1.0]})])
+    floats.to_parquet(tmp_path / "floats.parquet")
+    assert pq.read_schema(tmp_path / "floats.parquet").field("user").type == pa.float64()
+    preprocess(_config(tmp_path, logs=str(tmp_path / "floats.parquet"), workspace=tmp_path / "other"))
+    found = open_version(Workspace(tmp_path / "other"))
+    assert found.ids(0).equals(expected.ids(0))
+    assert found.train().rows.tolist() == expected.train().rows.tolist()
+    assert found.manifest.extra["quarantined"] == {"null_user": 1}
+
+
+def test_such_integers_in_csv_stay_texts_with_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frame = pd.read_parquet(_logs(tmp_path / "logs.parquet"))
+    for dtype, noted in ((int, False), (float, True)):
+        frame.astype({"user": dtype}).to_csv(tmp_path / "logs.csv", index=False)
+        preprocess(_config(tmp_path, logs=str(tmp_path / "logs.csv"), workspace=tmp_path / dtype.__name__))
+        told = capsys.readouterr().out
+        assert ("note: the ids of table user are texts such as 12.0" in told) == noted
+        assert "table item" not in told
+    assert pa.types.is_integer(open_version(Workspace(tmp_path / "int")).ids(0).type)
+    assert "0.0" in open_version(Workspace(tmp_path / "float")).ids(0).to_pylist()
+
+
 def test_contradicting_options_leave_no_trace(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--positive-threshold is missing"):
         preprocess(_config(tmp_path, positive_threshold=None))

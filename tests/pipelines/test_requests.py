@@ -72,6 +72,30 @@ def test_integers_and_their_texts_name_the_same(tmp_path: Path, suffix: str) -> 
 
 
 @EACH_FORMAT
+@pytest.mark.parametrize(
+    ("column", "meant"),
+    [
+        *((name, "request_id") for name in ("requestOid", "req_id", "Request_ID", "request-id", "requestid", "reqid")),
+        *((name, "scope") for name in ("Scope", "SCOPE", " scope", "scop", "scopes")),
+    ],
+)
+def test_a_column_that_was_meant_for_an_optional_one_is_refused(
+    tmp_path: Path, suffix: str, column: str, meant: str
+) -> None:
+    path = write(tmp_path / f"r{suffix}", [{"user": "u", "item": "i", column: "interaction"}])
+    refused(path, f"has a column {column!r}, but none {meant!r}", f"rename it to {meant}", "leave it out")
+    both = {"user": "u", "item": "i", column: "x", meant: "interaction"}
+    assert len(read_requests(write(tmp_path / f"b{suffix}", [both]))) == 1
+
+
+@EACH_FORMAT
+def test_other_columns_are_not_read(tmp_path: Path, suffix: str) -> None:
+    others = ("score", "request_date", "request_time", "guest_id", "user_name", "rating", "source", "id")
+    path = write(tmp_path / f"r{suffix}", [{"user": "u", "item": "i", **dict.fromkeys(others, "x")}])
+    assert read_requests(path) == pairs(("u", "i"))
+
+
+@EACH_FORMAT
 def test_scopes_ids_and_empty_cells(tmp_path: Path, suffix: str) -> None:
     rows = [
         {"item": "i", "extra": 1, "user": "u", "scope": None, "request_id": None},

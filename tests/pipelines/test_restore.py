@@ -12,9 +12,12 @@ from ifru_dist.errors import ConfigError, SolveError, WorkspaceBusyError, Worksp
 from ifru_dist.pipelines import catching_up as pipeline
 from ifru_dist.pipelines.evaluate import EvaluateConfig, evaluate
 from ifru_dist.pipelines.restore import RestoreConfig, restore
+from ifru_dist.pipelines.solving import SolveFlags
 from ifru_dist.pipelines.train import TrainConfig, train
 from ifru_dist.pipelines.unlearn import RETRAINING_DUE
 from ifru_dist.pipelines.vacuum import VacuumConfig, vacuum
+from ifru_dist.workspace.commits import commit_calibration
+from ifru_dist.workspace.manifest import Calibration
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import Version, open_version
 from tests.pipelines.appended import FRESH, NEW_USER, appended
@@ -209,6 +212,64 @@ def test_a_model_past_its_budget_is_restored_and_the_status_says_so(tmp_path: Pa
     assert restore(config(root, 2, residual_budget=0)) == RETRAINING_DUE
     assert open_version(Workspace(root)).manifest.kind == "restore"
     assert report_of(root, "restore-000004")["residual_budget"]["retraining_due"]
+
+
+# ---------------------------------------------------------------------------------------------------------- calibration
+
+
+def calibrated(root: Path, damping: float) -> Version:
+    """A calibration of the current model that found a damping."""
+    version = open_version(Workspace(root))
+    found = Calibration(
+        damping=damping,
+        gap=0.1,
+        gap_do_nothing=0.2,
+        interactions=9,
+        seed=0,
+        version=version.manifest.version,
+        solver=SolveFlags().solver_settings(),
+    )
+    commit_calibration(version, found)
+    return open_version(version.workspace)
+
+
+def test_a_version_of_before_the_calibration_of_its_training_gets_that_calibration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "ws"
+    small_workspace(root)
+    known = calibrated(root, 0.7).model.calibration
+    expected = run(copy(root, tmp_path / "other"), *BATCH)
+    run(root, *BATCH)
+    assert train(TrainConfig(workspace=root, dim=3, epochs=1)) == 0
+    calibrated(root, 0.9)
+    capsys.readouterr()
+    after = restored(root, 2)
+    assert after.model.calibration == known
+    assert same_model(after, expected)
+    report = report_of(root, "restore-000007")
+    assert (report["solver"]["damping"], report["solver"]["damping_source"]) == (0.7, "calibrated")
+    assert report["calibration_of"] == 2
+    assert "the calibration of version 2, which is of the same training, is its own" in capsys.readouterr().out
+    documented = (_ROOT / "docs" / "reports.md").read_text().split("\n## restore")[1].split("\n## ")[0]
+    assert "`calibration_of`" in documented
+
+
+def test_a_version_keeps_a_calibration_of_its_own_and_gets_none_of_another_training(tmp_path: Path) -> None:
+    root = tmp_path / "ws"
+    small_workspace(root)
+    first = calibrated(root, 0.7).model.calibration
+    calibrated(root, 0.8)
+    other = copy(root, tmp_path / "other")
+    after = restored(root, 3)
+    assert after.model.calibration == first
+    assert report_of(root, "restore-000005")["calibration_of"] is None
+    small_workspace(tmp_path / "new")
+    assert train(TrainConfig(workspace=tmp_path / "new", dim=3, epochs=1)) == 0
+    calibrated(tmp_path / "new", 0.9)
+    assert restored(tmp_path / "new", 2).model.calibration is None
+    assert report_of(tmp_path / "new", "restore-000005")["calibration_of"] is None
+    assert restored(other, 2).model.calibration.damping == 0.8
 
 
 # -------------------------------------------------------------------------------------------------------------- refused

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from ifru_dist.errors import WorkspaceError
+from ifru_dist.errors import InputError, WorkspaceError
 from ifru_dist.pipelines.preprocess import PreprocessConfig, preprocess
 from ifru_dist.pipelines.train import TrainConfig, train
 from ifru_dist.pipelines.unlearn import UnlearnConfig, unlearn
@@ -129,6 +129,24 @@ def test_csv_texts_and_a_key_elsewhere(old: Path, tmp_path: Path) -> None:
     preprocess(config(tmp_path, "new", key_file=tmp_path / "keys" / "k", **changes))
     assert not any(is_erased(*pair) for pair in pairs_of(open_version(Workspace(tmp_path / "new"))))
     assert not (tmp_path / "new.key").exists()
+
+
+def test_csv_integers_with_a_fraction_are_refused_since_nothing_would_be_recognised(old: Path, tmp_path: Path) -> None:
+    logs().astype({"user": float}).to_csv(tmp_path / "logs.csv", index=False)
+    changes: dict[str, Any] = {"logs": str(tmp_path / "logs.csv"), "suppressed_by": old}
+    with pytest.raises(InputError, match=r"ids of table user are as 12.0 in the logs, and as 12 in .*'Int64'"):
+        preprocess(config(tmp_path, "new", **changes))
+    assert Workspace(tmp_path / "new").versions() == []
+    preprocess(config(tmp_path, "texts", logs=str(tmp_path / "logs.csv")))
+    preprocess(config(tmp_path, "again", logs=str(tmp_path / "logs.csv"), suppressed_by=tmp_path / "texts"))
+    with pytest.raises(InputError, match=r"ids of table user are as 12 in the logs, and as 12.0 in"):
+        preprocess(config(tmp_path, "other", suppressed_by=tmp_path / "texts"))
+
+
+def test_whole_floats_of_parquet_are_recognised_as_the_integers_that_were_erased(old: Path, tmp_path: Path) -> None:
+    logs().astype({"user": float}).to_parquet(tmp_path / "floats.parquet")
+    preprocess(config(tmp_path, "new", logs=str(tmp_path / "floats.parquet"), suppressed_by=old))
+    assert not any(is_erased(*pair) for pair in pairs_of(open_version(Workspace(tmp_path / "new"))))
 
 
 def test_the_quarantine_holds_nothing_that_was_erased(old: Path, tmp_path: Path) -> None:

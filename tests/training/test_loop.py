@@ -165,3 +165,18 @@ def test_scores_that_are_not_finite_are_found_before_the_next_loss() -> None:
 def test_options_that_cannot_work_are_refused(field: str, value: object) -> None:
     with pytest.raises(ConfigError, match=field.replace("_", "-")):
         validated(dataclasses.replace(TrainOptions(), **{field: value}))
+
+
+@each_model
+def test_training_goes_on_from_a_model_that_is_given_and_leaves_that_as_it_is(spec: ModelSpec) -> None:
+    first = run(spec).parameters
+    before = first.embeddings.copy()
+    one_epoch = dataclasses.replace(OPTIONS, epochs=1)
+    data = {"sizes": SIZES, "train": planted(1_003, seed=1), "validation": None}
+    on = fit(spec, options=one_epoch, initial=first, show_progress=False, **data)
+    anew = fit(spec, options=one_epoch, show_progress=False, **data)
+    assert np.array_equal(first.embeddings, before)
+    assert on.epochs_run == 1
+    assert on.history[0]["loss"] < 0.7 * anew.history[0]["loss"]
+    largest_step = 1_003 // OPTIONS.batch_size + 1  # Adam's steps are about the learning rate long at most
+    assert 0 < np.abs(on.parameters.embeddings - before).max() < 3 * largest_step * OPTIONS.learning_rate

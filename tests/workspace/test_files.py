@@ -7,7 +7,15 @@ import pyarrow as pa
 import pytest
 
 from ifru_dist.errors import WorkspaceError
-from ifru_dist.workspace.files import FileEntry, Staging, check_content, open_arrow, write_batches, write_table
+from ifru_dist.workspace.files import (
+    FileEntry,
+    Staging,
+    UnkeptStaging,
+    check_content,
+    open_arrow,
+    write_batches,
+    write_table,
+)
 
 
 def _write(root: Path, values: list[int]) -> FileEntry:
@@ -34,6 +42,17 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(pa.ArrowInvalid):
         write_batches(tmp_path, "folder/name", pa.schema([("value", pa.int64())]), [wrong])
     assert list((tmp_path / "folder").iterdir()) == []
+
+
+def test_an_unkept_file_is_listed_as_a_kept_one_and_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    aside = tmp_path / "aside"
+    aside.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(aside))
+    with UnkeptStaging(tmp_path / "ws") as staging:
+        entry = write_table(staging, "folder/name", {"value": np.array([1, 2])})
+    assert not (tmp_path / "ws").exists()
+    assert list(aside.iterdir()) == []
+    assert entry == _write(tmp_path / "ws", [1, 2])
 
 
 def test_a_missing_file_is_named_with_the_remedy(tmp_path: Path) -> None:
