@@ -21,6 +21,7 @@ from ifru_dist.influence.communicator import Communicator
 from ifru_dist.influence.exchange import moving_exchange
 from ifru_dist.influence.forward import derivative_along
 from ifru_dist.influence.objective import CurvatureKind, RowValues
+from ifru_dist.influence.place import Place
 from ifru_dist.influence.problem import Problem
 from ifru_dist.influence.sampling import uniform
 from ifru_dist.influence.shard import DenseLayout, Shard, edges_of, index_of, row_counts, row_totals
@@ -41,11 +42,13 @@ class DenseReader:
             first, count = self._layout.first_row, self._layout.rows
             self._plan = communicator.plan(torch.arange(first, first + count, device=shard.rows.device))
 
-    def at(self, embeddings: Tensor) -> dict[str, Tensor]:
-        """The parameters in embeddings, or a vector, (n, d) of all own rows."""
-        if self._layout is None:
-            return {}
-        return self._layout.unpack(self._communicator.gather_rows(self._plan, embeddings))
+    def at(self, place: Place) -> dict[str, Tensor]:
+        """The parameters at a place of the own rows."""
+        return self.of(place.everywhere()) if self._layout is not None else {}
+
+    def of(self, values: Tensor) -> dict[str, Tensor]:
+        """The parameters among values (n, d) of all own rows."""
+        return self._layout.unpack(self._communicator.gather_rows(self._plan, values)) if self._layout else {}
 
 
 class DenseShare:
@@ -68,7 +71,7 @@ class DenseShare:
         certain = moves[shard.rows[near]] | moves[shard.others].any(dim=1) | erased
         read = (shard.place == 0) & (certain | (uniform(shard.example) < share))
         own = torch.nonzero(row_counts(shard.indptr, read) > 0).flatten()
-        self.block = problem.block(own, among=read)
+        self.block = problem.block(own, among=lambda edges: read[edges])
         _, edges = edges_of(shard.indptr, own)
         sampled = (~certain).double()[edges[read[edges]]]
         scale = 1.0 + sampled * (1.0 / share - 1.0)
@@ -95,10 +98,11 @@ class DenseShare:
             return None
         return cls(problem, layout, positions, moves, 1.0 if options.dense == "full" else options.dense_share)
 
-    def at(self, embeddings: Tensor) -> "DenseAt":
-        """The examples at the own rows' embeddings (n, d)."""
+    def at(self, place: Place) -> "DenseAt":
+        """The examples at a place of the own rows."""
+        embeddings = place.everywhere()
         halo = self.communicator.gather_rows(self.block.plan, embeddings)
-        dense = self.reader.at(embeddings)
+        dense = self.reader.of(embeddings)
         return DenseAt(self, self.terms.at(embeddings[self.block.positions], halo, dense))
 
     def add(self, target: Tensor, numbers: Callable[[Chunk], Tensor]) -> None:
@@ -203,7 +207,7 @@ class DenseCurvature:
         share = self._at.share
         everywhere = vector.new_zeros(len(share._shard.rows), vector.shape[1])
         everywhere[share._selected[share.held]] = vector[share.held]
-        return share.reader.at(everywhere)
+        return share.reader.of(everywhere)
 
     def add_product(self, target: Tensor, vector: Tensor, dense: Dense) -> None:
         """Add the product with a vector (m, d), whose part on the parameters is ``dense``, to their rows."""

@@ -1,13 +1,15 @@
 """Models whose score reads the embedding rows themselves: the influence of an example is direct, at its own rows."""
 
+from functools import cached_property
 from typing import Self
 
 import torch
 from torch import Tensor
 
 from ifru_dist.influence.dense import DenseReader, DenseShare
-from ifru_dist.influence.exchange import moving_exchange, moving_mask
+from ifru_dist.influence.exchange import MovingExchange, moving_exchange, moving_mask
 from ifru_dist.influence.objective import CurvatureKind, Outside, Point, RowValues
+from ifru_dist.influence.place import Place
 from ifru_dist.influence.problem import Problem
 from ifru_dist.influence.sampling import within_budget
 from ifru_dist.influence.shard import Block, row_counts, row_totals
@@ -24,6 +26,7 @@ class DirectObjective:
         """Let rows (n,) bool move, none that loses all its examples."""
         self.problem, shard, model = problem, problem.shard, problem.model
         communicator, options = problem.communicator, problem.options
+        self.dtype = options.dtype if model.dot_product else torch.float64
         self.positions = torch.nonzero(selected).flatten()
         self.block = problem.block(self.positions)
         self._terms = problem.terms(self.block)
@@ -44,17 +47,27 @@ class DirectObjective:
         self.edges_per_product = len(self.read.label) + dense_edges
         self.edges_per_residual = 2 * (len(self.block.label) + dense_edges)
         self._read_terms = self._terms if self.read is self.block else problem.terms(self.read)
-        self.start = DirectPoint(self, shard.embeddings, self._state(self.block, self._terms, shard.embeddings))
+        self.start = DirectPoint(self, Place(shard.embeddings, self.positions), self._started(self.block, self._terms))
         self._tilt: Tensor | None = None
-        self._fringe: tuple[Block, Terms, TermsAt] | None = None
+        self._fringe: tuple[Block, Terms, TermsAt, MovingExchange] | None = None
 
-    def at(self, embeddings: Tensor) -> "DirectPoint":
+    @cached_property
+    def start_loss(self) -> Tensor:
+        """(e,) loss of each edge's example before the batch."""
+        return self.start.state.loss()
+
+    @cached_property
+    def counted(self) -> Tensor:
+        """(e,) share of a kept example that counts at an edge: it has as many edges here as selected rows."""
+        return self.block.kept / (1 + (self.moving.index >= 0).sum(dim=1))
+
+    def at(self, place: Place) -> "DirectPoint":
         """The examples of the selected rows; only rows that moved travel."""
-        if embeddings is self.problem.shard.embeddings:
+        if place.moved is None:
             return self.start
-        rows, halo = embeddings[self.positions], self.start.state.halo.clone()
-        halo[self.moving.halo] = self.problem.communicator.gather_rows(self.moving.plan, rows)
-        return DirectPoint(self, embeddings, self._terms.at(rows, halo, self._dense.at(embeddings)))
+        arriving = self.problem.communicator.gather_rows(self.moving.plan, place.rows)
+        dense = self._dense.at(place)
+        return DirectPoint(self, place, self._terms.moved(self.start.state, place.rows, arriving, self.moving, dense))
 
     def start_gradient(self) -> Tensor:
         """Gradient of all examples before the batch, regularisers included, (m, d)."""
@@ -73,10 +86,8 @@ class DirectObjective:
         problem, shard, block, at = self.problem, self.problem.shard, self.block, self.start.state
         if everywhere or problem.options.temperature != 1:
             block = problem.block(problem.all_rows) if everywhere else block
-            halo = problem.communicator.gather_rows(block.plan, shard.embeddings)
-            rows, dense = shard.embeddings[block.positions], self._dense.at(shard.embeddings)
-            at = problem.untempered_terms(block).at(rows, halo, dense)
-        squares = torch.zeros_like(shard.embeddings)
+            at = self._started(block, problem.untempered_terms(block))
+        squares = torch.zeros_like(shard.embeddings, dtype=torch.float64)
         squares[block.positions] = at.squares(block.factor)
         if self.start.dense is not None:
             selected = squares[self.positions]
@@ -105,13 +116,15 @@ class DirectObjective:
         if self._fringe is None:
             block = self._fringe_block()
             terms = self.problem.terms(block)
-            self._fringe = block, terms, self._state(block, terms, self.problem.shard.embeddings)
-        block, terms, before = self._fringe
+            every = moving_exchange(block, self.positions, self._moves, self.problem.shard, self.problem.communicator)
+            self._fringe = block, terms, self._started(block, terms), every
+        block, terms, before, moving = self._fringe
         shard, model, positions = self.problem.shard, self.problem.model, block.positions
-        after = self._state(block, terms, point.embeddings)
+        arriving = self.problem.communicator.gather_rows(moving.plan, point.place.rows)
+        after = terms.moved(before, before.rows, arriving, moving, self._dense.at(point.place))
 
         def diagonal() -> Tensor:
-            read = after.curvature(block.factor, "gauss-newton", self.problem.options.product_dtype).diagonal
+            read = after.curvature(block.factor, "gauss-newton", self.dtype).diagonal
             edges, seen = shard.degrees[positions].double(), torch.diff(block.indptr).double().clamp(min=1)
             ridge = model.l2 * shard.mass[positions] + model.l2_row
             return read.mul_((edges / seen)[:, None]).add_(ridge[:, None])
@@ -132,8 +145,10 @@ class DirectObjective:
         fringe[self.positions] = False
         fringe &= row_counts(shard.indptr, self.problem.erased) == 0
         fringe &= ~shard.is_dense
-        among = self._moves[shard.others].any(dim=1) if self.dense is None else None
-        return self.problem.block(torch.nonzero(fringe).flatten(), among)
+        positions = torch.nonzero(fringe).flatten()
+        if self.dense is not None:
+            return self.problem.block(positions)
+        return self.problem.block(positions, lambda edges: self._moves[shard.others[edges]].any(dim=1))
 
     def selecting(self, selected: Tensor) -> Self:
         """The same batch with other selected rows, (n,) bool."""
@@ -141,21 +156,23 @@ class DirectObjective:
 
     def read_state(self, point: "DirectPoint") -> TermsAt:
         """The examples that pruned products read, at a point."""
-        return self._read_terms.at(point.state.rows, point.state.halo, self._dense.at(point.embeddings))
+        return self._read_terms.at(point.state.rows, point.state.halo, self._dense.at(point.place))
 
-    def _state(self, block: Block, terms: Terms, embeddings: Tensor) -> TermsAt:
-        """The examples of a block at the own rows' embeddings (n, d)."""
-        halo = self.problem.communicator.gather_rows(block.plan, embeddings)
-        return terms.at(embeddings[block.positions], halo, self._dense.at(embeddings))
+    def _started(self, block: Block, terms: Terms) -> TermsAt:
+        """The examples of a block before the batch; closed forms read the far ends as products do."""
+        shard = self.problem.shard
+        halo = self.problem.communicator.gather_rows(block.plan, shard.embeddings).to(self.dtype)
+        dense = self._dense.at(Place(shard.embeddings, self.positions))
+        return terms.at(shard.embeddings[block.positions].double(), halo, dense)
 
 
 class DirectPoint:
     """The selected rows' examples at some embeddings."""
 
-    def __init__(self, objective: DirectObjective, embeddings: Tensor, state: TermsAt) -> None:
-        """The objective's examples at the own rows' embeddings (n, d)."""
-        self._objective, self.embeddings, self.state = objective, embeddings, state
-        self.dense = None if objective.dense is None else objective.dense.at(embeddings)
+    def __init__(self, objective: DirectObjective, place: Place, state: TermsAt) -> None:
+        """The objective's examples at a place."""
+        self._objective, self.place, self.state = objective, place, state
+        self.dense = None if objective.dense is None else objective.dense.at(place)
         self.outputs: Tensor | None = None
 
     def residual(self) -> Tensor:
@@ -183,9 +200,8 @@ class DirectPoint:
         if self.dense is not None and start.dense is not None:
             return self.dense.loss_change(start.dense)
         block = objective.block
-        change = (self.state.loss() - start.state.loss()) * block.kept
-        share = 1.0 / (1 + (objective.moving.index >= 0).sum(dim=1)).to(change.dtype)
-        return RowValues(objective.positions, objective.problem.kernels.row_sums(block.indptr, change * share))
+        change = (self.state.loss() - objective.start_loss).mul_(objective.counted)
+        return RowValues(objective.positions, objective.problem.kernels.row_sums(block.indptr, change))
 
 
 class DirectCurvature:
@@ -196,7 +212,8 @@ class DirectCurvature:
         self._objective, index = objective, objective.moving.index
         block, state = (objective.read, objective.read_state(point)) if pruned else (objective.block, point.state)
         self._moving = index[objective.read_edges] if pruned else index
-        self._terms = state.curvature(block.kept, kind, objective.problem.options.product_dtype)
+        self._terms = state.curvature(block.kept, kind, objective.dtype)
+        self._ridge = objective.ridge.to(objective.dtype)
         self._dense = None if point.dense is None else point.dense.curvature(kind)
         self.diagonal = self._terms.diagonal.add_(objective.ridge)
         if self._dense is not None:
@@ -212,12 +229,11 @@ class DirectCurvature:
     def product(self, vector: Tensor) -> Tensor:
         """The matrix times a vector on the selected rows (m, d); only selected rows travel."""
         objective = self._objective
-        sent = vector.to(objective.problem.options.product_dtype) if objective.problem.model.dot_product else vector
-        arriving = objective.problem.communicator.gather_rows(objective.moving.plan, sent)
+        arriving = objective.problem.communicator.gather_rows(objective.moving.plan, vector)
         if self._dense is None:
             image = self._terms.product(vector, arriving, self._moving)
         else:
             change = self._dense.change_of(vector)
             image = self._terms.product(vector, arriving, self._moving, change)
             self._dense.add_product(image, vector, change)
-        return image.addcmul_(objective.ridge, vector)
+        return image.addcmul_(self._ridge, vector)

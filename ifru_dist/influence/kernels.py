@@ -1,7 +1,8 @@
 """The inner loops over edges, chosen by device. Rows are in CSR form; sums run over a row's edges in stored order.
 
-Shapes: n rows, e edges, h rows at the far ends ("halo"), d dimensions. Values are float64 unless said otherwise,
-indices int64.
+Shapes: n rows, e edges, h rows at the far ends ("halo"), d dimensions. Indices of edges may be int32. What is read at
+the far ends of edges may be float32: then an edge is computed in float32 (to about one part in 10^6 of float64), and
+sums over edges are still float64, like all results but that of ``gauss_newton``.
 """
 
 from typing import Protocol
@@ -26,6 +27,37 @@ class Kernels(Protocol):
     ) -> Tensor:
         """Sum of (weight * halo - weight_after * halo_after), each difference formed per edge -> (n, d)."""
 
+    def weighted_squares(self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor) -> Tensor:
+        """Sum of weight * halo^2 over the edges of each row -> (n, d)."""
+
+    def score_changes(
+        self,
+        indptr: Tensor,
+        col: Tensor,
+        moving: Tensor,
+        rows: Tensor,
+        halo: Tensor,
+        change: Tensor,
+        far_change: Tensor,
+    ) -> Tensor:
+        """By how much each edge's dot product changes when both ends move, formed from the changes alone -> (e,).
+
+        ``halo`` (h, d) is where the far ends were, ``rows`` (n, d) where the rows are now, after ``change`` (n, d);
+        ``far_change`` is read at index ``moving`` (e,), and is zero where that is -1.
+        """
+
+    def shifted_sum(
+        self,
+        indptr: Tensor,
+        col: Tensor,
+        moving: Tensor,
+        weight: Tensor,
+        far_weight: Tensor,
+        halo: Tensor,
+        far_change: Tensor,
+    ) -> Tensor:
+        """Sum of weight * halo + far_weight * far_change (at ``moving``, as above) over each row's edges -> (n, d)."""
+
     def gauss_newton(
         self,
         indptr: Tensor,
@@ -40,7 +72,7 @@ class Kernels(Protocol):
         """Sum of weight * (b . v_a + a . v_b) * b over the edges of each row -> (n, d).
 
         a is the row (n, d), b its far end (h, d); v_a is ``vector`` (n, d), v_b is ``vector_halo`` at index ``moving``
-        (e,), or zero where that index is -1. ``halo`` and ``vector_halo`` may be float32; sums are float64.
+        (e,), or zero where that index is -1. The result is of the type of ``vector``.
         """
 
     def moving_sum(self, indptr: Tensor, moving: Tensor, weight: Tensor, vector_halo: Tensor) -> Tensor:
@@ -62,11 +94,11 @@ class Kernels(Protocol):
         """Dot products of the rows of each partition, (partitions,); ``partition`` (n,) is ascending."""
 
 
-def kernels_for(device: torch.device) -> Kernels:
-    """Compiled loops on a CPU, torch operations elsewhere."""
+def kernels_for(device: torch.device, threads: int = 1) -> Kernels:
+    """Compiled loops on a CPU, shared by some threads; torch operations elsewhere."""
     if device.type != "cpu":
         return TorchKernels()
     # Imported here: a worker with a GPU has no use for the compiler.
     from ifru_dist.influence.kernels_numba import NumbaKernels
 
-    return NumbaKernels()
+    return NumbaKernels(threads)

@@ -1,9 +1,12 @@
-"""The edge loops compiled for one CPU thread: a worker is one process with one core; more cores take more workers.
+"""The edge loops compiled for CPUs, on rows in vector registers; a worker's threads share the rows of a block.
 
-Reassociation lets the compiler vectorise the dot products; it fixes one order for all rows when it compiles, so results
-do not depend on which rows a worker holds.
+A row's sum is formed by one thread, in stored order and by the width alone, so results depend neither on which rows a
+worker holds nor on how many threads it has.
 """
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,37 +15,43 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ifru_dist.influence.prefetch import EDGES_AHEAD, prefetch_row
+from ifru_dist.influence.edge_loops import loops_for
 
-_EXACT: dict[str, Any] = {"cache": True, "nogil": True}
-_COMPILE: dict[str, Any] = {**_EXACT, "fastmath": {"reassoc", "contract", "nsz"}}
+_COMPILE: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
+_FAST: dict[str, Any] = {**_COMPILE, "fastmath": {"reassoc", "contract", "nsz"}}
+_EDGES_EACH = 16_384
+"""Edges that are worth a thread."""
 Floats = NDArray[np.floating]
-Indices = NDArray[np.int64]
+Indices = NDArray[np.signedinteger]
 
 
 class NumbaKernels:
     """See ``ifru_dist.influence.kernels.Kernels``. Tensors must be contiguous and on the CPU."""
 
+    def __init__(self, threads: int = 1) -> None:
+        """Let some threads, this one included, share the rows."""
+        self._threads = threads
+        self._others = ThreadPoolExecutor(threads - 1, "edges") if threads > 1 else None
+
     def scores(self, indptr: Tensor, col: Tensor, rows: Tensor, halo: Tensor) -> Tensor:
         """Dot product of each edge's two ends, (e,)."""
-        result = halo.new_empty(len(col))
-        _scores(indptr.numpy(), col.numpy(), rows.numpy(), halo.numpy(), result.numpy())
+        result = torch.empty(len(col), dtype=torch.float64)
+        self._over_rows(loops_for(halo.shape[1]).scores, indptr, col, rows.to(halo.dtype), halo, result)
         return result
 
     def weighted_sum(self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor) -> Tensor:
         """Sum of weight * halo over the edges of each row, (n, d)."""
-        result = halo.new_zeros(len(indptr) - 1, halo.shape[1])
-        _weighted_sum(indptr.numpy(), col.numpy(), weight.numpy(), halo.numpy(), result.numpy())
-        return result
+        return self._summed("weighted_sum", indptr, col, weight, halo)
+
+    def weighted_squares(self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor) -> Tensor:
+        """Sum of weight * halo^2 over the edges of each row, (n, d)."""
+        return self._summed("weighted_squares", indptr, col, weight, halo)
 
     def weighted_difference(
         self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor, weight_after: Tensor, halo_after: Tensor
     ) -> Tensor:
         """Sum of the per-edge differences, (n, d)."""
-        result = halo.new_zeros(len(indptr) - 1, halo.shape[1])
-        before, after = (weight.numpy(), halo.numpy()), (weight_after.numpy(), halo_after.numpy())
-        _weighted_difference(indptr.numpy(), col.numpy(), *before, *after, result.numpy())
-        return result
+        return self._summed("weighted_difference", indptr, col, weight, halo, weight_after, halo_after)
 
     def gauss_newton(
         self,
@@ -56,28 +65,57 @@ class NumbaKernels:
         vector_halo: Tensor,
     ) -> Tensor:
         """Gauss-Newton product of each row, (n, d)."""
-        result = torch.zeros_like(rows)
-        edges = (indptr.numpy(), col.numpy(), moving.numpy(), weight.numpy())
-        _gauss_newton(*edges, rows.numpy(), halo.numpy(), vector.numpy(), vector_halo.numpy(), result.numpy())
+        near = (rows.to(halo.dtype), halo, vector.to(halo.dtype), vector_halo.to(halo.dtype))
+        result = torch.empty_like(vector)
+        self._over_rows(loops_for(halo.shape[1]).gauss_newton, indptr, col, moving, weight, *near, result)
         return result
+
+    def score_changes(
+        self,
+        indptr: Tensor,
+        col: Tensor,
+        moving: Tensor,
+        rows: Tensor,
+        halo: Tensor,
+        change: Tensor,
+        far_change: Tensor,
+    ) -> Tensor:
+        """By how much each edge's dot product changes, (e,)."""
+        result = torch.empty(len(col), dtype=torch.float64)
+        near = (rows.to(halo.dtype), halo, change.to(halo.dtype), far_change.to(halo.dtype))
+        self._over_rows(loops_for(halo.shape[1]).score_changes, indptr, col, moving, *near, result)
+        return result
+
+    def shifted_sum(
+        self,
+        indptr: Tensor,
+        col: Tensor,
+        moving: Tensor,
+        weight: Tensor,
+        far_weight: Tensor,
+        halo: Tensor,
+        far_change: Tensor,
+    ) -> Tensor:
+        """Sum of weight * halo + far_weight * far_change over the edges of each row, (n, d)."""
+        far = (halo, far_change.to(halo.dtype))
+        return self._summed("shifted_sum", indptr, col, moving, weight, far_weight, *far)
 
     def moving_sum(self, indptr: Tensor, moving: Tensor, weight: Tensor, vector_halo: Tensor) -> Tensor:
         """Weighted sum over the edges whose far ends move, (n, d)."""
-        result = torch.zeros(len(indptr) - 1, vector_halo.shape[1], dtype=torch.float64)
-        _moving_sum(indptr.numpy(), moving.numpy(), weight.numpy(), vector_halo.numpy(), result.numpy())
-        return result
+        return self._summed("moving_sum", indptr, moving, weight, vector_halo)
 
     def row_sums(self, indptr: Tensor, values: Tensor) -> Tensor:
         """Sum of values (e,) over the edges of each row, (n, 1)."""
         result = values.new_zeros(len(indptr) - 1, 1)
-        _row_sums(indptr.numpy(), values.numpy(), result.numpy())
+        self._over_rows(_row_sums, indptr, values, result)
         return result
 
     def row_blocks(self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor, chosen: Tensor) -> Tensor:
         """Weighted sums of outer products, (b, d, d)."""
         dim = halo.shape[1]
-        result = halo.new_zeros(len(chosen), dim, dim)
-        _row_blocks(indptr.numpy(), col.numpy(), weight.numpy(), halo.numpy(), chosen.numpy(), result.numpy())
+        result = torch.zeros(len(chosen), dim, dim, dtype=torch.float64)
+        arrays = (part.numpy() for part in (indptr, col, weight, halo, chosen, result))
+        loops_for(dim).row_blocks(*arrays)
         return result
 
     def factor(self, blocks: Tensor) -> Tensor:
@@ -95,130 +133,38 @@ class NumbaKernels:
         _partition_dots(left.numpy(), right.numpy(), partition.numpy(), result.numpy())
         return result
 
+    def _summed(self, name: str, indptr: Tensor, *arguments: Tensor) -> Tensor:
+        """What a loop sums for each row, (n, d); the last argument is a matrix of d columns."""
+        dim = arguments[-1].shape[1]
+        result = torch.zeros(len(indptr) - 1, dim, dtype=torch.float64)
+        self._over_rows(getattr(loops_for(dim), name), indptr, *arguments, result)
+        return result
 
-@njit("void(i8[::1], i8[::1], f8[:, ::1], f8[:, ::1], f8[::1])", **_COMPILE)
-def _scores(indptr: Indices, col: Indices, rows: Floats, halo: Floats, result: Floats) -> None:
-    dim = rows.shape[1]
-    for row in range(len(indptr) - 1):
-        for edge in range(indptr[row], indptr[row + 1]):
-            if edge + EDGES_AHEAD < len(col):
-                prefetch_row(halo, col[edge + EDGES_AHEAD])
-            far = col[edge]
-            total = 0.0
-            for k in range(dim):
-                total += rows[row, k] * halo[far, k]
-            result[edge] = total
-
-
-@njit("void(i8[::1], i8[::1], f8[::1], f8[:, ::1], f8[:, ::1])", **_COMPILE)
-def _weighted_sum(indptr: Indices, col: Indices, weight: Floats, halo: Floats, result: Floats) -> None:
-    dim = halo.shape[1]
-    for row in range(len(indptr) - 1):
-        for edge in range(indptr[row], indptr[row + 1]):
-            if edge + EDGES_AHEAD < len(col):
-                prefetch_row(halo, col[edge + EDGES_AHEAD])
-            far, factor = col[edge], weight[edge]
-            for k in range(dim):
-                result[row, k] += factor * halo[far, k]
+    def _over_rows(self, loop: Callable[..., None], indptr: Tensor, *arguments: Tensor) -> None:
+        """Run a loop over all rows, shared among the threads by their edges."""
+        arrays = [indptr.numpy(), *(argument.numpy() for argument in arguments)]
+        rows, edges = len(arrays[0]) - 1, int(arrays[0][-1])
+        shares = min(self._threads, edges // _EDGES_EACH)
+        if self._others is None or shares < 2:
+            return loop(0, rows, *arrays)
+        inner = np.searchsorted(arrays[0], edges * np.arange(1, shares) // shares)
+        bounds = [0, *inner.tolist(), rows]
+        waiting = [self._others.submit(loop, first, stop, *arrays) for first, stop in pairwise(bounds[1:])]
+        loop(0, bounds[1], *arrays)
+        for share in waiting:
+            share.result()
+        return None
 
 
-# Without contraction: a fused multiply-subtract would leave rounding noise where both sides are equal.
-@njit("void(i8[::1], i8[::1], f8[::1], f8[:, ::1], f8[::1], f8[:, ::1], f8[:, ::1])", **_EXACT)
-def _weighted_difference(
-    indptr: Indices,
-    col: Indices,
-    weight: Floats,
-    halo: Floats,
-    weight_after: Floats,
-    halo_after: Floats,
-    result: Floats,
-) -> None:
-    dim = halo.shape[1]
-    for row in range(len(indptr) - 1):
-        for edge in range(indptr[row], indptr[row + 1]):
-            if edge + EDGES_AHEAD < len(col):
-                prefetch_row(halo, col[edge + EDGES_AHEAD])
-                prefetch_row(halo_after, col[edge + EDGES_AHEAD])
-            far, before, after = col[edge], weight[edge], weight_after[edge]
-            for k in range(dim):
-                result[row, k] += before * halo[far, k] - after * halo_after[far, k]
-
-
-@njit(
-    [
-        f"void(i8[::1], i8[::1], i8[::1], f8[::1], f8[:, ::1], {far}[:, ::1], f8[:, ::1], {far}[:, ::1], f8[:, ::1])"
-        for far in ("f8", "f4")
-    ],
-    **_COMPILE,
-)
-def _gauss_newton(
-    indptr: Indices,
-    col: Indices,
-    moving: Indices,
-    weight: Floats,
-    rows: Floats,
-    halo: Floats,
-    vector: Floats,
-    vector_halo: Floats,
-    result: Floats,
-) -> None:
-    dim = rows.shape[1]
-    for row in range(len(indptr) - 1):
-        for edge in range(indptr[row], indptr[row + 1]):
-            if edge + EDGES_AHEAD < len(col):
-                prefetch_row(halo, col[edge + EDGES_AHEAD])
-                if moving[edge + EDGES_AHEAD] >= 0:
-                    prefetch_row(vector_halo, moving[edge + EDGES_AHEAD])
-            far, other = col[edge], moving[edge]
-            own, across = 0.0, 0.0
-            for k in range(dim):
-                own += halo[far, k] * vector[row, k]
-            if other >= 0:
-                for k in range(dim):
-                    across += rows[row, k] * vector_halo[other, k]
-            factor = weight[edge] * (own + across)
-            for k in range(dim):
-                result[row, k] += factor * halo[far, k]
-
-
-@njit(
-    [f"void(i8[::1], i8[::1], f8[::1], {far}[:, ::1], f8[:, ::1])" for far in ("f8", "f4")],
-    **_COMPILE,
-)
-def _moving_sum(indptr: Indices, moving: Indices, weight: Floats, vector_halo: Floats, result: Floats) -> None:
-    dim = result.shape[1]
-    for row in range(len(indptr) - 1):
-        for edge in range(indptr[row], indptr[row + 1]):
-            other = moving[edge]
-            if other >= 0:
-                for k in range(dim):
-                    result[row, k] += weight[edge] * vector_halo[other, k]
-
-
-@njit("void(i8[::1], f8[::1], f8[:, ::1])", **_EXACT)
-def _row_sums(indptr: Indices, values: Floats, result: Floats) -> None:
-    for row in range(len(indptr) - 1):
+@njit(**_COMPILE)
+def _row_sums(first: int, stop: int, indptr: Indices, values: Floats, result: Floats) -> None:
+    for row in range(first, stop):
         for edge in range(indptr[row], indptr[row + 1]):
             result[row, 0] += values[edge]
 
 
-@njit("void(i8[::1], i8[::1], f8[::1], f8[:, ::1], i8[::1], f8[:, :, ::1])", **_COMPILE)
-def _row_blocks(indptr: Indices, col: Indices, weight: Floats, halo: Floats, chosen: Indices, result: Floats) -> None:
-    dim = halo.shape[1]
-    for index in range(len(chosen)):
-        row, block = chosen[index], result[index]
-        for edge in range(indptr[row], indptr[row + 1]):
-            if edge + EDGES_AHEAD < len(col):
-                prefetch_row(halo, col[edge + EDGES_AHEAD])
-            far, factor = col[edge], weight[edge]
-            for k in range(dim):
-                scaled = factor * halo[far, k]
-                for j in range(dim):
-                    block[k, j] += scaled * halo[far, j]
-
-
 # Own loops: a library's may round a block by where it lies in memory, and so by which worker holds it.
-@njit("void(f8[:, :, ::1])", **_COMPILE)
+@njit("void(f8[:, :, ::1])", **_FAST)
 def _factor(blocks: Floats) -> None:
     dim = blocks.shape[1]
     for index in range(len(blocks)):
@@ -231,7 +177,7 @@ def _factor(blocks: Floats) -> None:
                 block[k, j] = np.sqrt(total) if k == j else total / block[j, j]
 
 
-@njit("void(f8[:, :, ::1], i8[::1], f8[:, ::1])", **_COMPILE)
+@njit("void(f8[:, :, ::1], i8[::1], f8[:, ::1])", **_FAST)
 def _solve_blocks(factors: Floats, chosen: Indices, values: Floats) -> None:
     dim = values.shape[1]
     for index in range(len(chosen)):
@@ -247,11 +193,14 @@ def _solve_blocks(factors: Floats, chosen: Indices, values: Floats) -> None:
                 x[j] -= lower[k, j] * x[k]
 
 
-@njit("void(f8[:, ::1], f8[:, ::1], i8[::1], f8[::1])", **_COMPILE)
+@njit(
+    [f"void({kind}[:, ::1], {kind}[:, ::1], i8[::1], f8[::1])" for kind in ("f8", "f4")],
+    **_FAST,
+)
 def _partition_dots(left: Floats, right: Floats, partition: Indices, result: Floats) -> None:
     dim = left.shape[1]
     for row in range(len(left)):
         total = 0.0
         for k in range(dim):
-            total += left[row, k] * right[row, k]
+            total += np.float64(left[row, k]) * right[row, k]
         result[partition[row]] += total

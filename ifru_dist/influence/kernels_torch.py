@@ -13,12 +13,53 @@ class TorchKernels:
 
     def scores(self, indptr: Tensor, col: Tensor, rows: Tensor, halo: Tensor) -> Tensor:
         """Dot product of each edge's two ends, (e,)."""
-        parts = [(rows[c.row] * halo[col[c.edges]]).sum(-1) for c in _chunks(indptr)]
-        return torch.cat(parts) if parts else halo.new_zeros(0)
+        return _by_edge(indptr, lambda c: (rows[c.row] * halo[col[c.edges]].double()).sum(-1))
 
     def weighted_sum(self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor) -> Tensor:
         """Sum of weight * halo over the edges of each row, (n, d)."""
-        return _row_sums(indptr, halo, lambda c: weight[c.edges, None] * halo[col[c.edges]])
+        return _row_sums(indptr, halo, lambda c: weight[c.edges, None] * halo[col[c.edges]].double())
+
+    def weighted_squares(self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor) -> Tensor:
+        """Sum of weight * halo^2 over the edges of each row, (n, d)."""
+        return _row_sums(indptr, halo, lambda c: weight[c.edges, None] * halo[col[c.edges]].double().square())
+
+    def score_changes(
+        self,
+        indptr: Tensor,
+        col: Tensor,
+        moving: Tensor,
+        rows: Tensor,
+        halo: Tensor,
+        change: Tensor,
+        far_change: Tensor,
+    ) -> Tensor:
+        """By how much each edge's dot product changes, (e,)."""
+        padded = _padded(far_change)
+
+        def changes(c: "_Chunk") -> Tensor:
+            near, far = halo[col[c.edges]].double(), padded[moving[c.edges]]
+            return (near * change[c.row]).sum(-1) + (rows[c.row] * far).sum(-1)
+
+        return _by_edge(indptr, changes)
+
+    def shifted_sum(
+        self,
+        indptr: Tensor,
+        col: Tensor,
+        moving: Tensor,
+        weight: Tensor,
+        far_weight: Tensor,
+        halo: Tensor,
+        far_change: Tensor,
+    ) -> Tensor:
+        """Sum of weight * halo + far_weight * far_change over the edges of each row, (n, d)."""
+        padded = _padded(far_change)
+
+        def values(c: "_Chunk") -> Tensor:
+            change = far_weight[c.edges, None] * padded[moving[c.edges]]
+            return weight[c.edges, None] * halo[col[c.edges]].double() + change
+
+        return _row_sums(indptr, halo, values)
 
     def weighted_difference(
         self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor, weight_after: Tensor, halo_after: Tensor
@@ -27,7 +68,8 @@ class TorchKernels:
 
         def differences(c: "_Chunk") -> Tensor:
             far = col[c.edges]
-            return weight[c.edges, None] * halo[far] - weight_after[c.edges, None] * halo_after[far]
+            after = weight_after[c.edges, None] * halo_after[far].double()
+            return weight[c.edges, None] * halo[far].double() - after
 
         return _row_sums(indptr, halo, differences)
 
@@ -43,21 +85,19 @@ class TorchKernels:
         vector_halo: Tensor,
     ) -> Tensor:
         """Gauss-Newton product of each row, (n, d)."""
-        halo = halo.double()
-        padded = torch.cat([vector_halo.double(), vector.new_zeros(1, halo.shape[1])])  # index -1 reads the zero row
+        padded = _padded(vector_halo)
 
         def products(c: "_Chunk") -> Tensor:
-            near, far = halo[col[c.edges]], padded[moving[c.edges]]
+            near, far = halo[col[c.edges]].double(), padded[moving[c.edges]]
             change = (near * vector[c.row]).sum(-1) + (rows[c.row] * far).sum(-1)
             return (weight[c.edges] * change)[:, None] * near
 
-        return _row_sums(indptr, halo, products)
+        return _row_sums(indptr, halo, products).to(vector.dtype)
 
     def moving_sum(self, indptr: Tensor, moving: Tensor, weight: Tensor, vector_halo: Tensor) -> Tensor:
         """Weighted sum over the edges whose far ends move, (n, d)."""
-        values = vector_halo.double()
-        padded = torch.cat([values, values.new_zeros(1, values.shape[1])])  # index -1 reads the zero row
-        return _row_sums(indptr, values, lambda c: weight[c.edges, None] * padded[moving[c.edges]])
+        padded = _padded(vector_halo)
+        return _row_sums(indptr, padded, lambda c: weight[c.edges, None] * padded[moving[c.edges]])
 
     def row_sums(self, indptr: Tensor, values: Tensor) -> Tensor:
         """Sum of values (e,) over the edges of each row, (n, 1)."""
@@ -65,10 +105,10 @@ class TorchKernels:
 
     def row_blocks(self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor, chosen: Tensor) -> Tensor:
         """Weighted sums of outer products, (b, d, d)."""
-        blocks = halo.new_empty(len(chosen), halo.shape[1], halo.shape[1])
+        blocks = torch.empty(len(chosen), halo.shape[1], halo.shape[1], dtype=torch.float64, device=halo.device)
         for block, row in zip(blocks, chosen.tolist(), strict=True):
             edges = slice(int(indptr[row]), int(indptr[row + 1]))
-            far = halo[col[edges]]
+            far = halo[col[edges]].double()
             torch.matmul((weight[edges, None] * far).T, far, out=block)
         return blocks
 
@@ -84,7 +124,7 @@ class TorchKernels:
     def partition_dots(self, left: Tensor, right: Tensor, partition: Tensor, partitions: int) -> Tensor:
         """Dot products of the rows of each partition, (partitions,)."""
         lengths = torch.bincount(partition, minlength=partitions)
-        return torch.segment_reduce((left * right).sum(-1), "sum", lengths=lengths, initial=0.0)
+        return torch.segment_reduce((left.double() * right).sum(-1), "sum", lengths=lengths, initial=0.0)
 
 
 class _Chunk:
@@ -107,9 +147,20 @@ def _chunks(indptr: Tensor) -> Iterator[_Chunk]:
         start = stop
 
 
+def _padded(values: Tensor) -> Tensor:
+    """Values (k, d) as float64 with a row of zeros behind them, which the index -1 reads."""
+    return torch.cat([values.double(), values.new_zeros(1, values.shape[1], dtype=torch.float64)])
+
+
+def _by_edge(indptr: Tensor, edge_values: Callable[[_Chunk], Tensor]) -> Tensor:
+    """Edge values (edges,) of all chunks, (e,)."""
+    parts = [edge_values(chunk) for chunk in _chunks(indptr)]
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64, device=indptr.device)
+
+
 def _row_sums(indptr: Tensor, like: Tensor, edge_values: Callable[[_Chunk], Tensor]) -> Tensor:
     """Sum edge values (edges, d) of each chunk over the edges of each row, (n, d)."""
-    result = like.new_zeros(len(indptr) - 1, like.shape[1])
+    result = like.new_zeros(len(indptr) - 1, like.shape[1], dtype=torch.float64)
     for chunk in _chunks(indptr):
         values = edge_values(chunk)
         result[chunk.start : chunk.stop] = torch.segment_reduce(values, "sum", lengths=chunk.lengths, initial=0.0)

@@ -19,6 +19,7 @@ from torch import Tensor
 from ifru_dist.influence.cg import Solution, conjugate_gradients
 from ifru_dist.influence.objective import Curvature, Objective, Point
 from ifru_dist.influence.options import SolveOptions, Status
+from ifru_dist.influence.place import Place
 from ifru_dist.influence.preconditioner import Preconditioner, make_preconditioner
 from ifru_dist.influence.reduction import Reduction
 from ifru_dist.influence.shard import Shard
@@ -28,15 +29,14 @@ _POOR, _GOOD = 0.25, 0.75  # shares of the predicted decrease under and over whi
 _SHRINK, _GROW = 0.25, 2.0
 _MAX_REJECTED = 12  # in a row
 _PATIENCE = {"gauss-newton": 1, "hessian": 4}  # steps in a row that may fail to shorten the gradient
-_ROUNDING = 1e-13  # share of the decrease so far under which a predicted decrease is rounding
+_NOTHING = 1e-13  # share of the decrease so far under which a predicted decrease is none
+_ROUNDING = {torch.float64: 1e-13, torch.float32: 1e-6}  # the same under which the objective's rounding hides it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Descent:
-    """Newton steps from one set of embeddings to another."""
+    """Newton steps from one place to another."""
 
-    embeddings: Tensor
-    """(n, d) of the own rows."""
     point: Point
     """The kept examples there."""
     solutions: list[Solution]
@@ -71,36 +71,29 @@ class TiltedObjective:
         self.damping = damping[objective.positions][:, None] * (flow_steps or 1)
         self._anchored = flow_steps is None
         self.inner, self.kernels = reduction.on(objective.positions), reduction.kernels
-        self._start = shard.embeddings[objective.positions]
-        self._tilt = objective.start_gradient()
+        self.start = Place(shard.embeddings, objective.positions)
+        held = self.damping if self._anchored else torch.zeros_like(self.damping)
+        self._half = 0.5 * (objective.ridge + held)
+        self._slope = objective.ridge * self.start.start - objective.start_gradient()
 
-    def value(self, point: Point, embeddings: Tensor) -> float:
-        """F(E) - F(E0) at the own rows' embeddings (n, d)."""
-        moved = self._moved(embeddings)
-        half, loss = 0.5 * moved, point.loss_change()
-        held = self.damping * moved if self._anchored else torch.zeros_like(moved)
-        ridge, tilt, spring = self.inner(
-            (self.objective.ridge * moved, self._start + half), (self._tilt, moved), (held, half)
-        )
+    def value(self, point: Point) -> float:
+        """F(E) - F(E0) at a point."""
+        moved, loss = point.place.change, point.loss_change()
+        (quadratic,) = self.inner((moved, torch.addcmul(self._slope, self._half, moved)))
         (data,) = self._reduction.on(loss.positions)((loss.values, torch.ones_like(loss.values)))
-        return data + ridge - tilt + spring
+        return data + quadratic
 
-    def descent_direction(self, point: Point, embeddings: Tensor) -> Tensor:
+    def descent_direction(self, point: Point) -> Tensor:
         """-grad F on the selected rows, (m, d)."""
         residual = point.residual()
-        return residual.sub_(self.damping * self._moved(embeddings)) if self._anchored else residual
-
-    def _moved(self, embeddings: Tensor) -> Tensor:
-        """E - E0 on the selected rows, (m, d)."""
-        return embeddings[self.objective.positions] - self._start
+        return residual.sub_(self.damping * point.place.change) if self._anchored else residual
 
 
 @dataclass
-class _Place:
-    """One set of embeddings with what is known there."""
+class _Stand:
+    """A point of a descent with what is known there."""
 
     point: Point
-    embeddings: Tensor
     value: float
     downhill: Tensor | None = None
     norm: float = math.nan
@@ -114,7 +107,7 @@ class _Walk:
     def __init__(
         self,
         tilted: TiltedObjective,
-        embeddings: Tensor,
+        place: Place,
         options: SolveOptions,
         goal: Goal,
     ) -> None:
@@ -123,14 +116,14 @@ class _Walk:
         self._radius = math.inf
         self._taken = self._rejected = self._without_gain = 0
         self._ended: Status | None = None
-        self._place = self.best = self._arrive(embeddings)
+        self._place = self.best = self._arrive(place)
 
     def end(self) -> Status | None:
         """Why the descent is over; None while it is not."""
         steps = self._options.fixed_steps
         if self._ended is not None or not math.isfinite(self._place.value):
             return self._ended or "not_finite"
-        if self._place.norm <= self._goal.norm:
+        if steps is None and self._place.norm <= self._goal.norm:
             return "converged"
         if self._taken == steps:
             return self._unless_limited("converged")
@@ -144,12 +137,12 @@ class _Walk:
         self.solutions.append(solution)
         if not solution.usable:
             self._ended = "not_finite" if solution.status == "not_finite" else "not_positive_definite"
-        elif solution.decrease > _ROUNDING * abs(self._place.value):
+        elif solution.decrease > _ROUNDING[self._tilted.objective.dtype] * abs(self._place.value):
             self._try(solution)
-        elif solution.decrease == 0 or self._options.fixed_steps is not None:
-            self._ended = "converged"
-        else:
+        elif solution.decrease > (_NOTHING if self._options.fixed_steps else 0) * abs(self._place.value):
             self._try_by_gradient(solution)
+        else:
+            self._ended = "converged"
 
     def _unless_limited(self, status: Status) -> Status:
         """A status, or that of a linear solve which was cut off: then the limit may be what kept the gradient long."""
@@ -176,17 +169,17 @@ class _Walk:
     def _try_by_gradient(self, solution: Solution) -> None:
         """Move if the gradient becomes shorter: the objective itself cannot tell so short a step from rounding."""
         trial = self._reached(solution)
-        if trial.norm < self._place.norm:
+        if self._norm(trial) < self._norm(self._place):
             self._move(trial)
         else:
             self._ended = self._stalled()
 
-    def _reached(self, solution: Solution) -> _Place:
+    def _reached(self, solution: Solution) -> _Stand:
         """The place that a step leads to."""
-        positions = self._tilted.objective.positions
-        return self._arrive(self._place.embeddings.index_add(0, positions, solution.value))
+        place = self._place.point.place
+        return self._arrive(place.at(place.rows + solution.value))
 
-    def _move(self, trial: _Place) -> None:
+    def _move(self, trial: _Stand) -> None:
         """Take a step."""
         self._place, self._taken, self._rejected = trial, self._taken + 1, 0
         trial.steps = self._taken
@@ -207,38 +200,47 @@ class _Walk:
         if self._options.fixed_steps is None and self._without_gain >= _PATIENCE[self._options.curvature]:
             self._ended = self._unless_limited("no_contraction")
 
-    def _arrive(self, embeddings: Tensor) -> _Place:
+    def _arrive(self, where: Place) -> _Stand:
         """A place, with the length of its gradient where the end depends on it."""
-        point = self._tilted.objective.at(embeddings)
-        place = _Place(point, embeddings, self._tilted.value(point, embeddings))
+        point = self._tilted.objective.at(where)
+        place = _Stand(point, self._tilted.value(point))
         if self._options.fixed_steps is None and math.isfinite(place.value):
-            downhill = self._downhill(place)
-            place.norm = math.sqrt(self._tilted.inner((downhill, downhill))[0])
+            self._norm(place)
         return place
 
-    def _downhill(self, place: _Place) -> Tensor:
+    def _norm(self, place: _Stand) -> float:
+        """||grad F|| at a place."""
+        if math.isnan(place.norm):
+            downhill = self._downhill(place)
+            place.norm = math.sqrt(self._tilted.inner((downhill, downhill))[0])
+        return place.norm
+
+    def _downhill(self, place: _Stand) -> Tensor:
         """-grad F at a place."""
         if place.downhill is None:
-            place.downhill = self._tilted.descent_direction(place.point, place.embeddings)
+            place.downhill = self._tilted.descent_direction(place.point)
         return place.downhill
 
     def _solve(self) -> Solution:
         """(H + Lambda) step = -grad F inside the trust region."""
         options, tilted, place = self._options, self._tilted, self._place
-        downhill = self._downhill(place)
+        downhill = self._downhill(place).to(tilted.objective.dtype)
         if place.matrix is None:
             curvature = place.point.curvature(options.curvature)
             most = max((solution.iterations for solution in self.solutions), default=0)
             place.matrix = (
                 curvature,
-                make_preconditioner(curvature, tilted.damping, options.preconditioner, tilted.kernels, most),
+                make_preconditioner(
+                    curvature, tilted.damping, options.preconditioner, tilted.kernels, most, tilted.objective.dtype
+                ),
             )
         curvature, preconditioner = place.matrix
         if options.curvature == "hessian" and math.isinf(self._radius):
             scaled = preconditioner.solve(downhill, torch.empty_like(downhill))
             self._radius = math.sqrt(tilted.inner((downhill, scaled))[0])
+        damping = tilted.damping.to(tilted.objective.dtype)
         return conjugate_gradients(
-            lambda vector: curvature.product(vector).addcmul_(tilted.damping, vector),
+            lambda vector: curvature.product(vector).addcmul_(damping, vector),
             downhill,
             preconditioner,
             tilted.inner,
@@ -248,12 +250,10 @@ class _Walk:
         )
 
 
-def minimise(tilted: TiltedObjective, embeddings: Tensor, options: SolveOptions, goal: Goal) -> Descent:
-    """Newton steps from the own rows' embeddings (n, d), as the options say, until the goal is reached."""
-    walk = _Walk(tilted, embeddings, options, goal)
+def minimise(tilted: TiltedObjective, place: Place, options: SolveOptions, goal: Goal) -> Descent:
+    """Newton steps from a place of the selected rows, as the options say, until the goal is reached."""
+    walk = _Walk(tilted, place, options, goal)
     while (status := walk.end()) is None:
         walk.step()
     best = walk.best
-    return Descent(
-        embeddings=best.embeddings, point=best.point, solutions=walk.solutions, steps=best.steps, status=status
-    )
+    return Descent(point=best.point, solutions=walk.solutions, steps=best.steps, status=status)

@@ -8,7 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, Self
 
+import torch
 from torch import Tensor
+
+from ifru_dist.influence.place import Place
 
 CurvatureKind = Literal["gauss-newton", "hessian"]
 """The positive semi-definite part of the second derivative, or all of it."""
@@ -53,8 +56,7 @@ class Outside:
 class Point(Protocol):
     """The kept examples at some embeddings."""
 
-    embeddings: Tensor
-    """(n, d) of the own rows."""
+    place: Place
 
     @property
     def outputs(self) -> Tensor | None:
@@ -77,6 +79,8 @@ class Objective(Protocol):
     """(m,) positions of the selected rows in the shard."""
     ridge: Tensor
     """(m, 1) factor of the kept examples' regulariser on the selected rows."""
+    dtype: torch.dtype
+    """Of the vectors of a linear solve; residuals are float64, so what a solve leaves the next step corrects."""
     prunes: bool
     """Whether curvature products leave something out."""
     edges_per_product: int
@@ -84,11 +88,8 @@ class Objective(Protocol):
     edges_per_residual: int
     """Edges that a residual at a new point reads on this worker."""
 
-    def at(self, embeddings: Tensor) -> Point:
-        """The kept examples at the own rows' embeddings (n, d).
-
-        At the model before the batch pass that tensor itself: what is known of it is not computed again.
-        """
+    def at(self, place: Place) -> Point:
+        """The kept examples at a place of the selected rows."""
 
     def start_gradient(self) -> Tensor:
         """Gradient of all examples' objective before the batch on the selected rows, (m, d): the tilt."""

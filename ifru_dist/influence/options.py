@@ -33,6 +33,9 @@ ProductKind = Literal["exact", "pruned"]
 DenseKind = Literal["frozen", "sampled", "full"]
 """What parameters beside the embedding rows do: they stay, or move by a sample of the examples, or by all."""
 
+_SINGLE_TOLERANCE = 1e-5
+"""The tightest tolerance for which float32 serves."""
+
 Status = Literal[
     "converged",
     "max_iterations",
@@ -113,9 +116,16 @@ class SolveOptions:
     dense_share: float = 0.1
     """With ``sampled``: the share of the examples without a selected row that the dense parameters are moved by."""
     product_dtype: torch.dtype = torch.float32
-    """Type of what curvature products read at the far ends of edges; residuals and sums are float64."""
+    """Of models with closed forms for pairs: type of what is read at the far ends of edges, and of the vectors of
+    linear solves. Residuals are float64 sums of differences, so the next Newton step corrects what a solve leaves."""
     storage_dtype: torch.dtype = torch.float32
     """What the tables hold: the update is rounded to it before it is certified."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """``product_dtype``, or float64 where a tolerance asks for more than float32 can tell."""
+        asked = min(self.tolerance, self.solver_tolerance)
+        return self.product_dtype if asked >= _SINGLE_TOLERANCE else torch.float64
 
     @property
     def fixed_steps(self) -> int | None:

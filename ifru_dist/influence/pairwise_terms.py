@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from ifru_dist.influence import kernels_pairwise as kernels
+from ifru_dist.influence.exchange import MovingExchange
 from ifru_dist.influence.objective import CurvatureKind
 from ifru_dist.influence.shard import Block
-from ifru_dist.influence.terms import TermsAt
+from ifru_dist.influence.terms import TermsAt, moved_halo
 from ifru_dist.influence.tuple_terms import moving_index, tuple_index
 from ifru_dist.models.base import Dense
 from ifru_dist.models.losses import Loss
@@ -29,6 +30,12 @@ class PairwiseTerms:
     def at(self, rows: Tensor, halo: Tensor, dense: Dense) -> "PairwiseTermsAt":
         """See Terms; there are no dense parameters."""
         return PairwiseTermsAt(self, rows, halo)
+
+    def moved(
+        self, start: TermsAt, rows: Tensor, arriving: Tensor, moving: MovingExchange, dense: Dense
+    ) -> "PairwiseTermsAt":
+        """See Terms."""
+        return self.at(rows, moved_halo(start, arriving, moving), dense)
 
 
 class PairwiseTermsAt:

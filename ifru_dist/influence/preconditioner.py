@@ -29,7 +29,7 @@ class Diagonal:
 
     def __init__(self, diagonal: Tensor) -> None:
         """``diagonal`` (m, d); where it is not positive (a row without curvature) the scale is left as it is."""
-        self._diagonal = torch.where(diagonal > 0, diagonal, 1.0)
+        self._diagonal = torch.where(diagonal > 0, diagonal, torch.ones_like(diagonal))
 
     def solve(self, residual: Tensor, out: Tensor) -> Tensor:
         """Residual / diagonal."""
@@ -47,13 +47,19 @@ class Blocks:
     def solve(self, residual: Tensor, out: Tensor) -> Tensor:
         """M^-1 residual."""
         self._others.solve(residual, out)
-        out[self._chosen] = residual[self._chosen]
-        self._kernels.solve_blocks(self._factors, self._chosen, out)
+        values = residual.to(torch.float64, copy=True)
+        self._kernels.solve_blocks(self._factors, self._chosen, values)
+        out[self._chosen] = values[self._chosen].to(out.dtype)
         return out
 
 
 def make_preconditioner(
-    curvature: Curvature, damping: Tensor, kind: PreconditionerKind, kernels: Kernels, iterations: int
+    curvature: Curvature,
+    damping: Tensor,
+    kind: PreconditionerKind,
+    kernels: Kernels,
+    iterations: int,
+    dtype: torch.dtype = torch.float64,
 ) -> Preconditioner:
     """The preconditioner of a curvature with Lambda (m, 1) added.
 
@@ -65,15 +71,16 @@ def make_preconditioner(
         kind: ``auto``: the blocks where an earlier step took more iterations than they cost, the diagonal before.
         kernels: Edge loops.
         iterations: The most that an earlier step of the descent took.
+        dtype: Of the vectors that it is for.
     """
     diagonal = curvature.diagonal + damping
     if kind == "diagonal" or (kind == "auto" and iterations <= BLOCK_COST * diagonal.shape[1]):
-        return Diagonal(diagonal)
+        return Diagonal(diagonal.to(dtype))
     chosen = torch.nonzero((diagonal > 0).all(dim=1)).flatten()
     blocks = curvature.blocks(chosen)
     if blocks is None:
-        return Diagonal(diagonal)
+        return Diagonal(diagonal.to(dtype))
     # A row with fewer edges than dimensions has a singular block unless something is added to it.
     floor = _FLOOR * diagonal[chosen].max(dim=1, keepdim=True).values if len(chosen) else damping[chosen]
     blocks.diagonal(dim1=1, dim2=2).add_(damping[chosen] + floor)
-    return Blocks(diagonal, chosen, blocks, kernels)
+    return Blocks(diagonal.to(dtype), chosen, blocks, kernels)

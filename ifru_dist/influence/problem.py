@@ -1,5 +1,6 @@
 """One batch on one worker, before it is said which rows move."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -29,9 +30,7 @@ class Problem:
     kernels: Kernels
     """Edge loops."""
     options: SolveOptions
-    """How to solve. ``product_dtype`` is the type of what curvature products of closed forms read at the far ends:
-    float32 halves what they read and what travels, and changes the matrix by a part in 10^7, which the next Newton step
-    corrects, as residuals are always float64."""
+    """How to solve."""
 
     @property
     def loss(self) -> Loss:
@@ -43,8 +42,8 @@ class Problem:
         """(n,) positions of all own rows."""
         return torch.arange(len(self.shard.rows), device=self.erased.device)
 
-    def block(self, positions: Tensor, among: Tensor | None = None) -> Block:
-        """The own rows at some positions (m,), with all their edges or those that a mask (e,) selects."""
+    def block(self, positions: Tensor, among: Callable[[Tensor], Tensor] | None = None) -> Block:
+        """The own rows at some positions (m,), with all their edges or the wanted ones of them."""
         return make_block(self.shard, self.erased, positions, self.communicator, among)
 
     def terms(self, block: Block) -> Terms:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ifru_dist.influence.dense import DenseReader
 from ifru_dist.influence.objective import Curvature, CurvatureKind, Outside, Point, RowValues
+from ifru_dist.influence.place import Place
 from ifru_dist.influence.problem import Problem
 from ifru_dist.influence.propagation import ShardedPropagation, links_of, normalised, spread_diagonal
 from ifru_dist.influence.pruned import PrunedCurvature, PrunedTerms
@@ -22,6 +23,8 @@ from ifru_dist.influence.terms import TermsAt
 class PropagatedObjective:
     """A batch for a model on propagated embeddings. Dense parameters stay as they are."""
 
+    dtype = torch.float64
+
     def __init__(self, problem: Problem, selected: Tensor) -> None:
         """Let rows (n,) bool move, none that loses all its examples. ``options.product`` prunes products."""
         self.problem, shard, model = problem, problem.shard, problem.model
@@ -29,7 +32,8 @@ class PropagatedObjective:
         assert shard.graph is not None
         self.block = block = problem.block(problem.all_rows)
         self._terms = problem.terms(block)
-        self.dense = DenseReader(shard, communicator).at(shard.embeddings)
+        before = shard.embeddings.double()
+        self.dense = DenseReader(shard, communicator).of(before)
         graph, links = shard.graph, links_of(shard.graph, block.plan, len(communicator.ownership.rank))
         gone = torch.isin(graph.example, torch.unique(shard.example[erased]))
         self.before, self.after = (
@@ -42,17 +46,17 @@ class PropagatedObjective:
         self.all_ridge = model.l2 * row_totals(block.indptr, block.kept)[:, None] + self._row_decay
         self.lost_ridge = model.l2 * row_totals(block.indptr, block.gone)[:, None]
         self._left = row_totals(block.indptr, (~erased).double()) > 0
-        self.start = self._examples(self.before.apply(shard.embeddings) if shard.outputs is None else shard.outputs)
+        self.start = self._examples(self.before.apply(before) if shard.outputs is None else shard.outputs)
         self._tilt: Tensor | None = None
         layers = len(model.layer_weights) - 1
         self._exact_edges = len(block.label) + 2 * layers * len(gone)
         self.edges_per_residual = 3 * len(block.label) + 4 * layers * len(gone)
-        self._anchor = PropagatedPoint(self, shard.embeddings)
         self._select(selected)
+        self.anchor = PropagatedPoint(self, Place(shard.embeddings, self.positions))
 
-    def at(self, embeddings: Tensor) -> "PropagatedPoint":
-        """All examples at the own rows' embeddings (n, d)."""
-        return self._anchor if embeddings is self.problem.shard.embeddings else PropagatedPoint(self, embeddings)
+    def at(self, place: Place) -> "PropagatedPoint":
+        """All examples at a place of the own rows."""
+        return self.anchor if place.moved is None else PropagatedPoint(self, place)
 
     def start_gradient(self) -> Tensor:
         """Gradient of all examples before the batch on the graph before, regularisers included, (m, d)."""
@@ -70,7 +74,7 @@ class PropagatedObjective:
 
     def start_residual(self) -> RowValues:
         """The residual before the update: direct and spillover influence on all rows but those that are reset."""
-        return RowValues(self._solved, self._anchor.everywhere()[self._solved])
+        return RowValues(self._solved, self.anchor.everywhere()[self._solved])
 
     def outside(self, point: Point) -> Outside:
         """The residual and the diagonal on all rows that are not selected."""
@@ -85,7 +89,7 @@ class PropagatedObjective:
         """The same batch with other selected rows, (n,) bool."""
         other = copy.copy(self)
         other._select(selected)
-        other._anchor = self._anchor.seen_by(other)
+        other.anchor = self.anchor.seen_by(other)
         return other
 
     def after_erasure(self, embeddings: Tensor) -> TermsAt:
@@ -113,10 +117,10 @@ class PropagatedObjective:
 class PropagatedPoint:
     """All kept examples at some embeddings, on the graph after."""
 
-    def __init__(self, objective: PropagatedObjective, embeddings: Tensor) -> None:
-        """Outputs, scores and errors at the own rows' embeddings (n, d)."""
-        self._objective, self.embeddings = objective, embeddings
-        self.state = objective.after_erasure(embeddings)
+    def __init__(self, objective: PropagatedObjective, place: Place) -> None:
+        """Outputs, scores and errors at a place of the own rows."""
+        self._objective, self.place = objective, place
+        self.state = objective.after_erasure(place.everywhere())
         self._everywhere: Tensor | None = None
 
     @property
@@ -127,7 +131,7 @@ class PropagatedPoint:
     def seen_by(self, objective: PropagatedObjective) -> "PropagatedPoint":
         """The same point with the rows that another objective selects."""
         other = copy.copy(self)
-        other._objective = objective
+        other._objective, other.place = objective, self.place.among(objective.positions)
         return other
 
     def residual(self) -> Tensor:
@@ -154,10 +158,10 @@ class PropagatedPoint:
     def loss_change(self) -> RowValues:
         """Changes of the kept examples' losses since E0 on the graph after, in equal shares at each of their rows."""
         objective = self._objective
-        block, anchor = objective.block, objective.at(objective.problem.shard.embeddings)
+        block, anchor = objective.block, objective.anchor
         share = 1.0 / (1 + block.cols.shape[1])
         change = share * (self.state.loss() - anchor.state.loss()) * block.kept
-        everything = torch.arange(len(self.embeddings), device=change.device)
+        everything = objective.problem.all_rows
         return RowValues(everything, objective.problem.kernels.row_sums(block.indptr, change))
 
     def diagonal(self) -> Tensor:
@@ -174,7 +178,9 @@ class PropagatedPoint:
         change = start.less(block.factor, now, block.kept)
         data = objective.before.less(first, objective.after, second, change)
         before = objective.problem.shard.embeddings
-        return data.add_(objective.lost_ridge * before + objective.all_ridge * (before - self.embeddings))
+        data.add_(objective.lost_ridge * before)
+        moved = self.place.positions
+        return data.index_add_(0, moved, -objective.all_ridge[moved] * self.place.change)
 
 
 class PropagatedCurvature:
@@ -193,7 +199,7 @@ class PropagatedCurvature:
     def product(self, vector: Tensor) -> Tensor:
         """P^T H P vector + the regularisers' term on the selected rows (m, d), where H is that of the outputs."""
         objective, block = self._objective, self._objective.block
-        spread = torch.zeros_like(objective.problem.shard.embeddings)
+        spread = torch.zeros_like(objective.problem.shard.embeddings, dtype=torch.float64)
         spread[objective.positions] = vector
         change = objective.after.apply(spread)
         far = objective.problem.communicator.gather_rows(block.plan, change)

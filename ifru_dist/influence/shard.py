@@ -1,13 +1,17 @@
 """What one worker holds of a model: its rows, their embeddings and their edges; and selections of it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ifru_dist.influence.communicator import Communicator, GatherPlan
+
+_FEW = 16
+"""Some of an array, one in so many at most, are searched for by themselves instead of by a pass over all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +83,7 @@ class Shard:
     partition: Tensor
     """(n,) int64, ascending: virtual partition of each row."""
     embeddings: Tensor
-    """(n, d) float64: the model before the batch."""
+    """(n, d): the model before the batch, in the type of the tables."""
     indptr: Tensor
     """(n + 1,) int64."""
     others: Tensor
@@ -150,17 +154,17 @@ class Block:
         """(e,) position of the far end of a pair among the arriving rows (h)."""
         return self.cols[:, 0]
 
-    @property
+    @cached_property
     def factor(self) -> Tensor:
         """(e,) float64: factor of every example, whether it stays or goes."""
         return torch.ones_like(self.label) if self.weight is None else self.weight
 
-    @property
+    @cached_property
     def kept(self) -> Tensor:
         """(e,) float64: factor of an edge that stays, 0 for one that goes."""
         return self.factor * (~self.erased).to(torch.float64)
 
-    @property
+    @cached_property
     def gone(self) -> Tensor:
         """(e,) float64: factor of an edge that goes, 0 for one that stays."""
         return self.factor * self.erased.to(torch.float64)
@@ -176,6 +180,10 @@ def edges_of(indptr: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
 
 def row_counts(indptr: Tensor, flag: Tensor) -> Tensor:
     """Number of flagged edges of each row: flag (e,) bool -> (m,) int64."""
+    flagged = torch.nonzero(flag).flatten()
+    if len(flagged) * _FEW < len(flag):  # running sums over all edges would cost more than to search for some
+        rows = torch.searchsorted(indptr[1:].contiguous(), flagged, right=True)
+        return torch.bincount(rows, minlength=len(indptr) - 1)
     running = _pointers(flag)
     return running[indptr[1:]] - running[indptr[:-1]]
 
@@ -188,7 +196,11 @@ def row_totals(indptr: Tensor, values: Tensor) -> Tensor:
 
 
 def make_block(
-    shard: Shard, erased: Tensor, positions: Tensor, communicator: Communicator, among: Tensor | None = None
+    shard: Shard,
+    erased: Tensor,
+    positions: Tensor,
+    communicator: Communicator,
+    among: Callable[[Tensor], Tensor] | None = None,
 ) -> Block:
     """The rows at some positions with all their edges, or only with some.
 
@@ -197,21 +209,19 @@ def make_block(
         erased: (e,) bool over the shard's edges.
         positions: (m,) ascending.
         communicator: All workers make this call together.
-        among: (e,) bool over the shard's edges: those wanted; None: all.
+        among: Which of some of the shard's edges (k,) are wanted, (k,) bool; None: all.
     """
     indptr, edges = edges_of(shard.indptr, positions)
     if among is not None:
-        wanted = among[edges]
-        indptr, edges = _pointers(row_counts(indptr, wanted)), edges[wanted]
+        wanted = among(edges)
+        indptr, edges = only(indptr, wanted), edges[wanted]
     far = shard.others[edges]
-    needed = torch.zeros(len(communicator.ownership.rank), dtype=torch.bool, device=far.device)
-    needed[far.flatten()] = True
-    plan = communicator.plan(torch.nonzero(needed).flatten())
+    plan = communicator.plan(distinct(far.flatten(), len(communicator.ownership.rank)))
     return Block(
         positions=positions,
         partition=shard.partition[positions],
         indptr=indptr,
-        cols=index_of(plan.rows, len(needed))[far],
+        cols=places_of(far, plan.rows, len(communicator.ownership.rank)),
         label=shard.label[edges],
         place=None if shard.place is None else shard.place[edges],
         weight=None if shard.weight is None else shard.weight[edges],
@@ -225,7 +235,7 @@ def only_edges(block: Block, keep: Tensor) -> Block:
     """The same rows and exchange with only the edges that a mask (e,) selects."""
     return replace(
         block,
-        indptr=_pointers(row_counts(block.indptr, keep)),
+        indptr=only(block.indptr, keep),
         cols=block.cols[keep],
         label=block.label[keep],
         place=None if block.place is None else block.place[keep],
@@ -233,6 +243,28 @@ def only_edges(block: Block, keep: Tensor) -> Block:
         example=block.example[keep],
         erased=block.erased[keep],
     )
+
+
+def only(indptr: Tensor, keep: Tensor) -> Tensor:
+    """The row pointers (m + 1,) of the edges that a mask (e,) selects."""
+    return _pointers(row_counts(indptr, keep))
+
+
+def distinct(rows: Tensor, size: int) -> Tensor:
+    """The distinct ones of global rows (k,) < size, ascending."""
+    if len(rows) * _FEW < size:
+        return torch.unique(rows)
+    named = torch.zeros(size, dtype=torch.bool, device=rows.device)
+    named[rows] = True
+    return torch.nonzero(named).flatten()
+
+
+def places_of(wanted: Tensor, rows: Tensor, size: int) -> Tensor:
+    """Position of each wanted row (any shape), all of which are there, among distinct global ``rows`` < size."""
+    if wanted.numel() * _FEW < size:
+        order = torch.argsort(rows)
+        return order[torch.searchsorted(rows[order], wanted)]
+    return index_of(rows, size)[wanted]
 
 
 def index_of(rows: Tensor, size: int) -> Tensor:

@@ -15,10 +15,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ifru_dist.influence.exchange import MovingExchange
 from ifru_dist.influence.forward import derivative_along
 from ifru_dist.influence.objective import CurvatureKind
 from ifru_dist.influence.shard import Block
-from ifru_dist.influence.terms import TermsAt
+from ifru_dist.influence.terms import TermsAt, moved_halo
 from ifru_dist.models.base import Dense, Model
 from ifru_dist.models.losses import Loss
 
@@ -89,6 +90,12 @@ class TupleTerms:
     def at(self, rows: Tensor, halo: Tensor, dense: Dense) -> "TupleTermsAt":
         """See Terms."""
         return TupleTermsAt(self, rows, halo, dense)
+
+    def moved(
+        self, start: TermsAt, rows: Tensor, arriving: Tensor, moving: MovingExchange, dense: Dense
+    ) -> "TupleTermsAt":
+        """See Terms."""
+        return self.at(rows, moved_halo(start, arriving, moving), dense)
 
     def row_sums(self, like: Tensor, values: Callable[[Chunk], Tensor]) -> Tensor:
         """Sums (m, d) of edge values (edges, d), chunk by chunk, over the edges of each row."""

@@ -17,6 +17,7 @@ from ifru_dist.influence.newton import Goal, TiltedObjective, minimise
 from ifru_dist.influence.objective import Objective, Outside, Point, RowValues
 from ifru_dist.influence.options import AUTO_ROWS, USABLE, Status
 from ifru_dist.influence.outcome import Outcome, Round
+from ifru_dist.influence.place import Place
 from ifru_dist.influence.problem import Problem
 from ifru_dist.influence.propagated import PropagatedObjective
 from ifru_dist.influence.reduction import Reduction
@@ -143,17 +144,17 @@ class Batch:
         """The beginning: rows (n,) bool that may move from the model before the batch."""
         flow = self._options.fixed_steps if self._options.path == "flow" else None
         tilted = TiltedObjective(self._shard, objective, anchor, self._reduction, flow)
-        embeddings = self._shard.embeddings
         growing = self._count(selected) < self._room and self._options.fixed_steps is None
         unfinished = growing and self._options.tolerance < _LOOSE
-        return _Stage(selected, tilted, embeddings, objective.at(embeddings), loose=unfinished)
+        return _Stage(selected, tilted, objective.at(tilted.start), loose=unfinished)
 
     def _following(self, stage: "_Stage", wider: Tensor, anchor: Tensor) -> "_Stage":
         """The next round, with more rows, from where the last one ended."""
         with self._clock("gradient"):
             following = self._stage(wider, stage.tilted.objective.selecting(wider), anchor)
         if self._options.path == "ridge":  # a flow starts anew: it goes on for a given time, for all rows alike
-            following.embeddings, following.steps_before = stage.embeddings, stage.steps_before + stage.steps
+            following.move(stage.point.place.among(following.tilted.objective.positions))
+            following.steps_before = stage.steps_before + stage.steps
         self._descend(following)
         if following.unfinished and following.steps == 0:  # nothing to judge the round by yet
             self._descend(following)
@@ -169,8 +170,8 @@ class Batch:
             keep_first=stage.steps + stage.steps_before == 0,
         )
         with self._clock("solve"):
-            descent = minimise(stage.tilted, stage.embeddings, self._options, goal)
-        stage.embeddings, stage.point, stage.status = descent.embeddings, descent.point, descent.status
+            descent = minimise(stage.tilted, stage.point.place, self._options, goal)
+        stage.point, stage.status = descent.point, descent.status
         stage.steps, stage.outside = stage.steps + descent.steps, None
         stage.solutions += descent.solutions
         stage.unfinished, stage.loose = stage.loose and stage.status in USABLE, False
@@ -218,11 +219,12 @@ class Batch:
         """The update as it is stored, with its certificate."""
         objective, status, change = stage.tilted.objective, stage.status, 0.0
         if status in USABLE and stage.steps + stage.steps_before > 0:
-            stage.move(stage.embeddings.to(self._options.storage_dtype).double())
-            change = stage.tilted.value(stage.point, stage.embeddings)
+            place = stage.point.place
+            stage.move(place.at(place.rows.to(self._options.storage_dtype).double()))
+            change = stage.tilted.value(stage.point)
             if 0 <= change < math.inf:
                 # Steps only go downhill, so this is the rounding: the influence is too small for the tables to express.
-                stage.move(self._shard.embeddings)
+                stage.move(place.back())
                 change, status = 0.0, "under_resolution"
         rho = self._left(stage) / self._start_norm if self._start_norm > 0 else 0.0
         dense = self._shard.is_dense[objective.positions]
@@ -232,7 +234,7 @@ class Batch:
             status = "diverged"
         return Outcome(
             rows=self._shard.rows[objective.positions[~dense]],
-            values=stage.embeddings[objective.positions[~dense]],
+            values=stage.point.place.rows[~dense],
             dense=self._dense_values(stage),
             emptied=self._shard.rows[self._emptied],
             rounds=rounds,
@@ -248,7 +250,7 @@ class Batch:
     def _product_error(self, stage: "_Stage") -> float:
         """What pruning left out of the product with the whole update, relative to the exact product."""
         positions, kind = stage.tilted.objective.positions, self._options.curvature
-        update = stage.embeddings[positions] - self._shard.embeddings[positions]
+        update = stage.point.place.change
         exact = stage.point.curvature(kind, exact=True).product(update)
         left_out = exact - stage.point.curvature(kind).product(update)
         whole = self._norm(RowValues(positions, exact))
@@ -259,7 +261,7 @@ class Batch:
         shard, dense = self._shard, self._shard.is_dense
         if shard.dense is None or self._options.dense == "frozen" or not bool(dense.any()):
             return {}
-        return shard.dense.unpack(stage.embeddings[dense])
+        return shard.dense.unpack(stage.point.place.rows[dense[stage.point.place.positions]])
 
     def _round(self, stage: "_Stage", *, kept: bool) -> Round:
         """The figures of a round."""
@@ -297,8 +299,6 @@ class _Stage:
     selected: Tensor
     """(n,) bool."""
     tilted: TiltedObjective
-    embeddings: Tensor
-    """(n, d)."""
     point: Point
     """The kept examples there."""
     loose: bool
@@ -312,9 +312,9 @@ class _Stage:
     solutions: list[Solution] = field(default_factory=list)
     outside: Outside | None = None
 
-    def move(self, embeddings: Tensor) -> None:
-        """Go to other embeddings (n, d)."""
-        self.embeddings, self.point, self.outside = embeddings, self.tilted.objective.at(embeddings), None
+    def move(self, place: Place) -> None:
+        """Go to another place."""
+        self.point, self.outside = self.tilted.objective.at(place), None
 
 
 class _Clock:

@@ -27,6 +27,7 @@ from ifru_dist.sharding.worker import Change
 from ifru_dist.workspace.commits import Erasure, commit_erasure
 from ifru_dist.workspace.keys import load_key
 from ifru_dist.workspace.ledger import read_ledger
+from ifru_dist.workspace.lookup import IdLookup
 from ifru_dist.workspace.version import Version, open_version
 
 Result = TypeVar("Result")
@@ -68,6 +69,7 @@ class Eraser:
         manifest, root = version.manifest, version.workspace.root
         self.key = load_key(flags.key_file or version.workspace.default_key_file, manifest.key_fingerprint)
         self.ledger = read_ledger(root, manifest.requests, manifest.suppression, manifest.released)
+        self.lookup = IdLookup()
         self.damping = chosen_damping(flags.damping, flags.temperature, version.model, flags)
         self.options = flags.solve_options(self.damping)
 
@@ -132,7 +134,8 @@ class _Batch:
         self._eraser, self._version, self._started = eraser, eraser.version, time.perf_counter()
         self._seconds = {"startup": 0.0}
         self._failures: list[str] = []
-        self._router = Router(self._version, eraser.ledger, eraser.key, with_integer_ids(requests, self._version))
+        requests = with_integer_ids(requests, self._version)
+        self._router = Router(self._version, eraser.ledger, eraser.key, requests, eraser.lookup)
 
     def route(self) -> Routed:
         """Find the examples; without workers when every request is settled already."""
@@ -146,11 +149,12 @@ class _Batch:
 
     def solve(self, routed: Routed) -> list[Outcome] | None:
         """Unlearn the examples; none where the model was trained on none of them: they only leave the data."""
-        examples = routed.examples[self._trained(routed)]
+        trained = self._trained(routed)
+        examples, pairs = routed.examples[trained], routed.pairs[trained]
         if len(examples) == 0:
             return None
         say(f"erasing {len(routed.examples)} interactions")
-        return self._run("gang", lambda gang: gang.call("solve", examples, self._eraser.options))
+        return self._run("gang", lambda gang: gang.call("solve", examples, self._eraser.options, pairs))
 
     def result(self, routed: Routed, outcomes: list[Outcome] | None = None) -> BatchResult:
         """What became of the batch, so far as nothing was committed."""

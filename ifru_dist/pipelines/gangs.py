@@ -27,6 +27,9 @@ class GangFlags:
 
     workers: Annotated[int, Field(ge=0)] = 2
     """Shard actors that solve together; 0: one worker in this process, without Ray."""
+    threads_per_worker: Annotated[int, Field(ge=1)] = 1
+    """Threads, and CPUs of the cluster, of each worker. On one machine threads spare what workers would exchange; the
+    result is the same, bit for bit."""
     gpus_per_worker: Literal[0, 1] = 0
     """1: each worker computes on a GPU of its own."""
     max_retries: Annotated[int, Field(ge=0)] = 2
@@ -44,6 +47,7 @@ class Workers:
         """Nothing is started before it is needed."""
         self._flags, self._context = flags, ExitStack()
         options = GangOptions(
+            cpus_per_worker=flags.threads_per_worker,
             gpus_per_worker=flags.gpus_per_worker,
             start_timeout_s=flags.start_timeout_s,
             silence_s=flags.collective_timeout_s,
@@ -68,7 +72,7 @@ class Workers:
         if not self._gang.holds(plan):
             say(f"starting {flags.workers} workers for version {version.manifest.version}")
         if not self._session:
-            self._context.enter_context(ray_session(flags.workers))
+            self._context.enter_context(ray_session(flags.workers * flags.threads_per_worker))
             self._session = True
         return self._gang.run(plan, work, on_failure)
 
@@ -76,9 +80,16 @@ class Workers:
         """Who holds what of a version; made once for all that is done with it."""
         if self._planned is None or self._planned[0] is not version:
             flags = self._flags
-            device, count = "cuda" if flags.gpus_per_worker else "cpu", max(flags.workers, 1)
-            timeout_s = flags.collective_timeout_s
-            self._planned = version, WorkerPlan.for_version(version, count, device=device, timeout_s=timeout_s)
+            self._planned = (
+                version,
+                WorkerPlan.for_version(
+                    version,
+                    max(flags.workers, 1),
+                    device="cuda" if flags.gpus_per_worker else "cpu",
+                    threads=flags.threads_per_worker,
+                    timeout_s=flags.collective_timeout_s,
+                ),
+            )
         return self._planned[1]
 
     def advance(self, change: Change) -> None:

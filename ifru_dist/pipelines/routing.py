@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from ifru_dist.pipelines.held_out import HeldOutErasure, held_out_erasure
@@ -14,6 +13,7 @@ from ifru_dist.pipelines.requests import Request
 from ifru_dist.sharding.worker import Found, Targets
 from ifru_dist.workspace.keys import keyed_digest
 from ifru_dist.workspace.ledger import Ledger, LedgerEntry, Status
+from ifru_dist.workspace.lookup import IdLookup
 from ifru_dist.workspace.version import Version
 
 
@@ -51,14 +51,21 @@ class Routed:
 class Router:
     """Resolves the requests of one batch against one version."""
 
-    def __init__(self, version: Version, ledger: Ledger, key: bytes, requests: Sequence[Request]) -> None:
-        """Compute the requests' digests and the rows they name."""
-        self._version = version
+    def __init__(
+        self,
+        version: Version,
+        ledger: Ledger,
+        key: bytes,
+        requests: Sequence[Request],
+        lookup: IdLookup | None = None,
+    ) -> None:
+        """Compute the requests' digests and the rows they name, by a look-up that was used for other batches or not."""
+        self._version, self._lookup = version, lookup or IdLookup()
         self._requests, self._ledger, self._key = requests, ledger, key
         self._digests = [keyed_digest(key, request.scope, request.user, request.item) for request in requests]
         epoch = version.manifest.epoch
         self._ids = [
-            request.request_id or keyed_digest(key, "request", epoch, digest.hex()).hex()[:32]
+            request.request_id or f"{epoch}-{digest.hex()[:32]}"
             for request, digest in zip(requests, self._digests, strict=True)
         ]
         self._repeated = self._repeats()
@@ -138,17 +145,12 @@ class Router:
 
     def _targets(self, version: Version) -> Targets:
         """The rows that the open requests name, -1 where nothing is named or the id is unknown."""
-        users = pa.array([request.user for request in self._requests], pa.large_string())
-        items = pa.array([request.item for request in self._requests], pa.large_string())
-        user, item = version.find_rows(0, users), version.find_rows(1, items)
-        unknown = np.zeros(len(self._requests), dtype=bool)
-        for position, request in enumerate(self._requests):
-            unknown[position] = (
-                position in self._repeated
-                or self._applied_before(position)
-                or (request.user is not None and user[position] < 0)
-                or (request.item is not None and item[position] < 0)
-            )
+        users, items = [request.user for request in self._requests], [request.item for request in self._requests]
+        user, item = (self._lookup.find_rows(version, table, ids) for table, ids in enumerate((users, items)))
+        named_user, named_item = (np.array([name is not None for name in ids], dtype=bool) for ids in (users, items))
+        unknown = (named_user & (user < 0)) | (named_item & (item < 0))
+        unknown[list(self._repeated)] = True
+        unknown[[position for position in range(len(users)) if self._applied_before(position)]] = True
         self._unknown = unknown
         return Targets(user=np.where(unknown, -1, user), item=np.where(unknown, -1, item))
 

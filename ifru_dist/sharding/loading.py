@@ -30,7 +30,7 @@ def load_shard(version: Version, incidence: Incidence, embeddings: Tensor, model
     Args:
         version: the version.
         incidence: its examples at these rows, also those that were appended after the training.
-        embeddings: (n, d) float64, of these rows.
+        embeddings: (n, d) of these rows, as stored.
         model: the version's model.
         holds_dense: whether this worker owns the dense parameters.
     """
@@ -141,7 +141,7 @@ def _with_dense(shard: Shard, layout: DenseLayout, version: Version, model: Mode
         shard,
         rows=torch.cat([shard.rows, torch.arange(layout.first_row, layout.first_row + count)]),
         partition=torch.cat([shard.partition, torch.full((count,), version.layout.partitions)]),
-        embeddings=torch.cat([shard.embeddings, values]),
+        embeddings=torch.cat([shard.embeddings, values.to(shard.embeddings.dtype)]),
         indptr=torch.cat([shard.indptr, shard.indptr[-1:].expand(count)]),
         dense_mass=examples,
     )

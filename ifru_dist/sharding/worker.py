@@ -23,6 +23,7 @@ from ifru_dist.models.checking import check_score
 from ifru_dist.models.factory import build_model
 from ifru_dist.sharding.communicator import GangCommunicator, join_group
 from ifru_dist.sharding.loading import load_shard, on_device, worker_ownership
+from ifru_dist.sharding.memory import keep_freed_memory, settle_objects
 from ifru_dist.sharding.placement import assign_partitions
 from ifru_dist.sharding.probing import CountedCommunicator, ExchangeProbe, Usage, probe_exchanges
 from ifru_dist.workspace.manifest import ModelRecord
@@ -44,6 +45,7 @@ class WorkerPlan:
     device: str
     """``cpu`` or ``cuda``."""
     threads: int
+    """Of each worker; results do not depend on their number."""
     timeout_s: float
     """How long a collective waits for a silent peer."""
     model: ModelRecord | None = None
@@ -55,7 +57,9 @@ class WorkerPlan:
         return len(self.owned)
 
     @classmethod
-    def for_version(cls, version: Version, workers: int, *, device: str = "cpu", timeout_s: float = 30) -> Self:
+    def for_version(
+        cls, version: Version, workers: int, *, device: str = "cpu", threads: int = 1, timeout_s: float = 30
+    ) -> Self:
         """The plan of rank 0, with the partitions spread over the workers by their edges."""
         owned = assign_partitions(version.partition_edges(), workers)
         return cls(
@@ -65,7 +69,7 @@ class WorkerPlan:
             owned=tuple(tuple(partitions) for partitions in owned),
             rank=0,
             device=device,
-            threads=1,
+            threads=threads,
             timeout_s=timeout_s,
             model=version.model if version.lent else None,
         )
@@ -118,7 +122,8 @@ class Worker:
         Raises:
             WorkspaceError: this node does not see the coordinator's workspace, or a file of it is damaged.
         """
-        torch.set_num_threads(plan.threads)
+        torch.set_num_threads(1)  # its threads spin while they wait, which stops everything where cores are busy
+        keep_freed_memory()
         self.plan = plan
         self.device = torch.device(plan.device)
         version = _open_shared(plan)
@@ -129,12 +134,13 @@ class Worker:
         embeddings = torch.from_numpy(version.embeddings_of(self._partitions))
         dense = {name: torch.from_numpy(part) for name, part in version.dense().items()}
         check_score(self._model, embeddings.shape[1], dense)
-        self._shard = self._loaded(version, embeddings.double())
+        self._shard = self._loaded(version, embeddings)
         self._ownership = worker_ownership(version, self._model, plan.owned, self.device)
-        self._kernels = kernels_for(self.device)
+        self._kernels = kernels_for(self.device, plan.threads)
         self._communicator: Communicator | None = None
         self._prepared: tuple[Batch, SolveOptions] | None = None
         self._outputs: Tensor | None = None
+        settle_objects()
 
     def connect(self, address: str) -> None:
         """Join the gang's process group at ``host:port``; a gang of one needs none."""
@@ -162,14 +168,14 @@ class Worker:
         self._incidence = self._incidence.keep_edges(~goes[self._incidence.example])
         position = _positions(rows, change.rows, self._layout.n_rows)
         own = torch.from_numpy(position[position >= 0]).to(self.device)
-        values = torch.from_numpy(change.values[position >= 0]).to(self.device, torch.float64)
+        values = torch.from_numpy(change.values[position >= 0]).to(self.device)
         embeddings = self._shard.embeddings[: len(rows)].clone()
         embeddings[own] = values
         outputs, self._outputs = self._outputs, None
         self._shard = self._loaded(version, embeddings.cpu())
         if outputs is not None:
             alone = torch.diff(self._shard.graph.indptr)[own] == 0 if self._shard.graph else own < 0
-            outputs[own[alone]] = self._model.layer_weights[0] * values[alone]  # rows that were reset
+            outputs[own[alone]] = self._model.layer_weights[0] * values[alone].double()  # rows that were reset
             self._shard = replace(self._shard, outputs=outputs)
 
     @property
@@ -230,17 +236,24 @@ class Worker:
         pairs = np.where((targets.user[request] < 0)[:, None], pairs[:, ::-1], pairs)
         return Found(request, example[found], pairs)
 
-    def solve(self, examples: NDArray[np.int64], options: SolveOptions) -> Outcome:
-        """Erase examples (by id): the whole solve, with all workers of the gang at once."""
-        self.prepare(examples, options)
+    def solve(
+        self, examples: NDArray[np.int64], options: SolveOptions, pairs: NDArray[np.int64] | None = None
+    ) -> Outcome:
+        """Erase examples (by id): the whole solve, with all workers of the gang at once.
+
+        Where their global rows (examples, 2) are known, no other rows' edges are searched for them.
+        """
+        self.prepare(examples, options, pairs)
         outcome = self.solve_prepared(options.damping)
         self._prepared = None
         return outcome
 
-    def prepare(self, examples: NDArray[np.int64], options: SolveOptions) -> None:
+    def prepare(
+        self, examples: NDArray[np.int64], options: SolveOptions, pairs: NDArray[np.int64] | None = None
+    ) -> None:
         """Prepare to erase examples (by id): what does not depend on the damping, kept until the next ``prepare``."""
         self._prepared = None  # the memory of a batch before, if there was one
-        self._prepared = self._batch(examples, options), options
+        self._prepared = self._batch(self._erased(examples, pairs), options), options
 
     def solve_prepared(self, damping: float) -> Outcome:
         """Solve the prepared batch with a c that takes the place of ``options.damping``, from the model as it is.
@@ -254,13 +267,24 @@ class Worker:
         self._outputs = batch.outputs
         return _on_host(outcome, options.storage_dtype)
 
-    def _batch(self, examples: NDArray[np.int64], options: SolveOptions) -> Batch:
-        """The batch that erases examples (by id)."""
+    def _erased(self, examples: NDArray[np.int64], pairs: NDArray[np.int64] | None) -> Tensor:
+        """Mask (e,) of the edges of examples (by id)."""
+        shard = self._shard
+        if pairs is None or shard.others.shape[1] > 1:
+            goes = torch.zeros(self._n_examples, dtype=torch.bool, device=self.device)
+            goes[torch.from_numpy(examples).to(self.device)] = True
+            return goes[shard.example]
+        touched = _positions(self._incidence.rows, np.unique(pairs), self._layout.n_rows)
+        _, edges = edges_of(shard.indptr, torch.from_numpy(touched[touched >= 0]).sort().values.to(self.device))
+        gone = torch.isin(shard.example[edges], torch.from_numpy(examples).to(self.device))
+        erased = torch.from_numpy(np.zeros(len(shard.example), dtype=bool)).to(self.device)  # zeros that cost no pass
+        erased[edges[gone]] = True
+        return erased
+
+    def _batch(self, erased: Tensor, options: SolveOptions) -> Batch:
+        """The batch that erases examples, whose edges (e,) bool mark."""
         if self._communicator is None:
             raise RuntimeError("a batch was to be solved before connect")
-        goes = torch.zeros(self._n_examples, dtype=torch.bool, device=self.device)
-        goes[torch.from_numpy(examples).to(self.device)] = True
-        erased = goes[self._shard.example]
         partitions = self._layout.partitions + (self._shard.dense is not None)
         problem = Problem(
             shard=self._shard,

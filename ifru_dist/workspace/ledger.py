@@ -1,9 +1,9 @@
 """The request ledger: what was asked and became of it, beside digests of all that was erased."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,8 +16,7 @@ Status = Literal["applied", "duplicate", "not_found", "rejected"]
 Scope = Literal["interaction", "user", "item"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class LedgerEntry:
+class LedgerEntry(NamedTuple):
     """What became of one request. It holds no id of a user or an item in the clear."""
 
     request_id: str
@@ -59,8 +58,7 @@ class Ledger:
 
     def add(self, entries: Sequence[LedgerEntry], suppressed: Sequence[bytes], version: int) -> None:
         """Go on with what a batch added as a version."""
-        for entry in entries:
-            self._note(entry.request_id, entry.digest, entry.status, version)
+        self.note((entry.request_id, entry.digest, entry.status, version) for entry in entries)
         self.suppressed.update(suppressed)
 
     def lacks(self, entries: Sequence[LedgerEntry]) -> bool:
@@ -87,12 +85,13 @@ class Ledger:
         wider = [("user", user, None), ("item", None, item)] if scope == "interaction" else []
         return any(keyed_digest(key, *what) in self.suppressed for what in [(scope, user, item), *wider])
 
-    def _note(self, request_id: str, digest: bytes, status: str, version: int) -> None:
-        """Note what became of a request; that it was applied is not forgotten when it comes again."""
-        if status == "applied":
-            self.requests[request_id, digest] = version
-        else:
-            self.requests.setdefault((request_id, digest))
+    def note(self, settled: Iterable[tuple[str, bytes, str, int]]) -> None:
+        """Note id, digest, status and version of requests; one that was applied stays so when it comes again."""
+        for request_id, digest, status, version in settled:
+            if status == "applied":
+                self.requests[request_id, digest] = version
+            else:
+                self.requests.setdefault((request_id, digest))
 
 
 def read_ledger(
@@ -103,8 +102,7 @@ def read_ledger(
     for entry in requests:
         table = open_arrow(root, entry).read_all()
         columns = [table.column(name).to_pylist() for name in ("request_id", "digest", "status", "version")]
-        for row in zip(*columns, strict=True):
-            ledger._note(*row)
+        ledger.note(zip(*columns, strict=True))
     return ledger
 
 
@@ -130,18 +128,22 @@ def read_deliveries(
     return found
 
 
+_TYPES = {
+    "request_id": pa.string(),
+    "scope": pa.string(),
+    "digest": pa.binary(DIGEST_BYTES),
+    "status": pa.string(),
+    "interactions": pa.int64(),
+    "reason": pa.string(),
+    "received": pa.string(),
+    "delivery": pa.string(),
+    "row": pa.int64(),
+}
+
+
 def write_requests(root: Path | Staging, entries: Sequence[LedgerEntry], version: int) -> FileEntry:
     """Write the entries of one batch, in the order of the requests; the version says when it was finished."""
-    columns = {
-        "request_id": pa.array([entry.request_id for entry in entries], pa.string()),
-        "scope": pa.array([entry.scope for entry in entries], pa.string()),
-        "digest": pa.array([entry.digest for entry in entries], pa.binary(DIGEST_BYTES)),
-        "status": pa.array([entry.status for entry in entries], pa.string()),
-        "interactions": pa.array([entry.interactions for entry in entries], pa.int64()),
-        "reason": pa.array([entry.reason for entry in entries], pa.string()),
-        "version": pa.array([version] * len(entries), pa.int64()),
-        "received": pa.array([entry.received for entry in entries], pa.string()),
-        "delivery": pa.array([entry.delivery for entry in entries], pa.string()),
-        "row": pa.array([entry.row for entry in entries], pa.int64()),
-    }
+    by_field = zip(*entries, strict=True) if entries else ([],) * len(LedgerEntry._fields)
+    columns = {name: pa.array(values, _TYPES[name]) for name, values in zip(LedgerEntry._fields, by_field, strict=True)}
+    columns["version"] = pa.array([version] * len(entries), pa.int64())
     return write_table(root, "requests/batch", columns)

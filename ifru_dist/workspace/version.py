@@ -88,6 +88,10 @@ class Version:
         gone[self.layout.local(forgotten[self.layout.table_of(forgotten) == table])] = True
         return pc.if_else(pa.array(gone), pa.scalar(None, ids.type), ids) if gone.any() else ids
 
+    def id_type(self, table: int) -> pa.DataType:
+        """Type of the external ids of one table: int64 or large_string."""
+        return open_arrow(self.workspace.root, self.manifest.ids[table]).schema.field("id").type
+
     def forgotten_rows(self) -> NDArray[np.int64]:
         """Global rows (n,), ascending, of users and items that were erased wholly: ids and held-out pairs are gone."""
         files = [self._read(entry) for entry in self.manifest.forgotten]

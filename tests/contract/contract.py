@@ -14,6 +14,7 @@ from tests.contract import reference
 from tests.contract.cases import OpenForm, case_of
 from tests.contract.reference import Score, TupleCase
 from tests.contract.shards import merged, objective_of, outcomes_of, unlearn, whole
+from tests.influence.local import place_of
 
 CLOSE = {"rtol": 1e-8, "atol": 1e-9}
 STEPS = 2
@@ -83,7 +84,7 @@ class ModelContract:
     def test_residual_and_products_equal_dense(self, case: TupleCase, model: Model) -> None:
         shard, objective = objective_of(case, model, self.selection(case), self.options())
         vector, chosen = self.moved(case), self.numbers(case)
-        point = objective.at(self.at(case, shard, vector))
+        point = objective.at(place_of(objective, self.at(case, shard, vector)))
         residual = self.vector_of(case, shard, objective, point.residual())
         torch.testing.assert_close(residual, reference.residual(case, vector) * chosen, **CLOSE)
         direction = torch.randn(len(vector), generator=torch.Generator().manual_seed(3), dtype=torch.float64) * chosen
@@ -101,7 +102,7 @@ class ModelContract:
         gradient = torch.func.grad(reference.objective, argnums=2)(case, everything, case.start)
         tilt = self.vector_of(case, shard, objective, objective.start_gradient())
         torch.testing.assert_close(tilt, gradient * self.numbers(case), **CLOSE)
-        point = objective.at(shard.embeddings)
+        point = objective.at(place_of(objective))
         start = self.vector_of(case, shard, objective, point.residual())
         torch.testing.assert_close(start, reference.residual(case, case.start) * self.numbers(case), **CLOSE)
 
@@ -114,7 +115,7 @@ class ModelContract:
             self.options(),
         )
         vector, kept = self.moved(case), ~case.erased
-        change = objective.at(self.at(case, shard, vector)).loss_change()
+        change = objective.at(place_of(objective, self.at(case, shard, vector))).loss_change()
         expected = reference.objective(bare, kept, vector) - reference.objective(bare, kept, case.start)
         torch.testing.assert_close(change.values.sum(), expected, **CLOSE)
 

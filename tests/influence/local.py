@@ -4,11 +4,14 @@ import torch
 from torch import Tensor
 
 from ifru_dist.influence.communicator import Communicator, LocalCommunicator
+from ifru_dist.influence.direct import DirectObjective
 from ifru_dist.influence.kernels import Kernels
 from ifru_dist.influence.kernels_numba import NumbaKernels
 from ifru_dist.influence.options import SolveOptions
 from ifru_dist.influence.outcome import Outcome
+from ifru_dist.influence.place import Place
 from ifru_dist.influence.problem import Problem
+from ifru_dist.influence.propagated import PropagatedObjective
 from ifru_dist.influence.shard import Graph, Shard
 from ifru_dist.influence.update import Batch, make_objective
 from ifru_dist.models.base import Dense, Model
@@ -108,3 +111,13 @@ def after(case: Case, outcome: Outcome) -> Tensor:
     embeddings = case.embeddings.clone()
     embeddings[outcome.rows] = outcome.values
     return embeddings
+
+
+def place_of(objective: DirectObjective | PropagatedObjective, embeddings: Tensor | None = None) -> Place:
+    """Where the own rows have these embeddings (n, d), which differ from the shard's at selected rows alone."""
+    start = Place(objective.problem.shard.embeddings, objective.positions)
+    if embeddings is None:
+        return start
+    place = start.at(embeddings[objective.positions])
+    assert torch.equal(place.everywhere(), embeddings)
+    return place

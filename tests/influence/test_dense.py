@@ -15,6 +15,7 @@ from tests.contract import reference
 from tests.contract.cases import case_of, machine, tower, with_biases
 from tests.contract.reference import Score, TupleCase
 from tests.contract.shards import merged, objective_of, outcomes_of
+from tests.influence.local import place_of
 
 SPECS = {
     "biased-mf": (ModelSpec(name="biased-mf", dim=3, l2=0.1, l2_row=0.05), with_biases, (12, 10)),
@@ -103,7 +104,7 @@ def columns_of(curvature, size: int, width: int) -> Tensor:
 def test_the_sampled_matrix_is_the_dense_one_of_weighted_examples(problem: Problem) -> None:
     shard, objective, numbers = problem.objective()
     vector, real = elsewhere(problem.case, numbers), numbers < len(problem.case.start)
-    point = objective.at(problem.at(shard, vector))
+    point = objective.at(place_of(objective, problem.at(shard, vector)))
     for kind, of in (("gauss-newton", reference.gauss_newton), ("hessian", reference.hessian)):
         matrix = columns_of(point.curvature(kind), len(numbers), problem.case.embeddings.shape[1])
         expected = of(problem.as_sampled(), vector)[numbers[real]][:, numbers[real]]
@@ -117,12 +118,12 @@ def test_the_sampled_matrix_is_the_dense_one_of_weighted_examples(problem: Probl
 def test_what_the_erased_examples_leave_is_exact_and_the_rest_is_the_samples(problem: Problem) -> None:
     shard, objective, numbers = problem.objective()
     real = numbers < len(problem.case.start)
-    start = objective.at(shard.embeddings).residual().flatten()
+    start = objective.at(place_of(objective)).residual().flatten()
     expected = reference.residual(problem.case, problem.case.start)
     torch.testing.assert_close(start[real], expected[numbers[real]], **CLOSE)
     assert bool(start[real & (numbers >= problem.case.embeddings.numel())].any())
     vector = elsewhere(problem.case, numbers)
-    moved = objective.at(problem.at(shard, vector)).residual().flatten()
+    moved = objective.at(place_of(objective, problem.at(shard, vector))).residual().flatten()
     torch.testing.assert_close(moved[real], reference.residual(problem.as_sampled(), vector)[numbers[real]], **CLOSE)
 
 
@@ -140,9 +141,9 @@ def test_an_example_that_goes_with_all_its_rows_is_never_left_to_the_sample(name
         "erased": torch.cat([case.erased, torch.ones(1, dtype=torch.bool)]),
     }
     problem = Problem(replace(case, **more), build_model(spec))
-    shard, objective, numbers = problem.objective(dense_share=1e-12)
+    _, objective, numbers = problem.objective(dense_share=1e-12)
     own = (numbers >= case.embeddings.numel()) & (numbers < len(case.start))
-    start = objective.at(shard.embeddings).residual().flatten()
+    start = objective.at(place_of(objective)).residual().flatten()
     expected = reference.residual(problem.case, problem.case.start)[numbers[own]]
     torch.testing.assert_close(start[own], expected, **CLOSE)
     before = reference.residual(case, case.start)[numbers[own]]
@@ -153,7 +154,7 @@ def test_loss_changes_are_those_of_the_sample(problem: Problem) -> None:
     shard, objective, numbers = problem.objective()
     bare = replace(problem.as_sampled(), l2=0.0, l2_row=0.0)
     vector, kept = elsewhere(bare, numbers), ~bare.erased
-    change = objective.at(problem.at(shard, vector)).loss_change()
+    change = objective.at(place_of(objective, problem.at(shard, vector))).loss_change()
     expected = reference.objective(bare, kept, vector) - reference.objective(bare, kept, bare.start)
     torch.testing.assert_close(change.values.sum(), expected, **CLOSE)
 

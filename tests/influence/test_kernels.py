@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ifru_dist.influence import kernels_torch
+from ifru_dist.influence import kernels_numba, kernels_torch
 from ifru_dist.influence.kernels import Kernels, kernels_for
 from ifru_dist.influence.kernels_numba import NumbaKernels
 from ifru_dist.influence.kernels_torch import TorchKernels
@@ -42,49 +42,48 @@ class Graph:
         self.halo, self.halo_after, self.vector_halo = normal(far, dim), normal(far, dim), normal(3, dim)
         self.weight, self.weight_after = normal(e), normal(e)
 
-    @property
-    def edges(self) -> tuple[Tensor, Tensor]:
-        return self.indptr, self.col
 
-
-def results(kernels: Kernels, graph: Graph) -> dict[str, Tensor]:
-    """Every loop over edges."""
-    after = (graph.weight_after, graph.halo_after)
-    fields = (graph.moving, graph.weight, graph.rows)
-    halves = (graph.halo.float(), graph.vector_halo.float())
+def results(kernels: Kernels, graph: Graph, kind: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    """Every loop over edges, with far ends of some type."""
+    edges, weight, moving = (graph.indptr, graph.col.int()), graph.weight, graph.moving.int()
+    halo, vector_halo = graph.halo.to(kind), graph.vector_halo.to(kind)
+    after = (graph.weight_after, graph.halo_after.to(kind))
+    shift = (weight, graph.weight_after, halo, vector_halo)
     return {
-        "scores": kernels.scores(*graph.edges, graph.rows, graph.halo),
-        "weighted_sum": kernels.weighted_sum(*graph.edges, graph.weight, graph.halo),
-        "weighted_difference": kernels.weighted_difference(*graph.edges, graph.weight, graph.halo, *after),
-        "moving_sum": kernels.moving_sum(graph.indptr, graph.moving, graph.weight, graph.vector_halo),
-        "moving_sum of floats": kernels.moving_sum(graph.indptr, graph.moving, graph.weight, halves[1]),
-        "row_sums": kernels.row_sums(graph.indptr, graph.weight),
-        "gauss_newton": kernels.gauss_newton(*graph.edges, *fields, graph.halo, graph.vector, graph.vector_halo),
-        "single precision": kernels.gauss_newton(*graph.edges, *fields, halves[0], graph.vector, halves[1]),
+        "scores": kernels.scores(*edges, graph.rows, halo),
+        "weighted_sum": kernels.weighted_sum(*edges, weight, halo),
+        "weighted_squares": kernels.weighted_squares(*edges, weight, halo),
+        "weighted_difference": kernels.weighted_difference(*edges, weight, halo, *after),
+        "score_changes": kernels.score_changes(*edges, moving, graph.rows, halo, graph.vector, vector_halo),
+        "shifted_sum": kernels.shifted_sum(*edges, moving, *shift),
+        "moving_sum": kernels.moving_sum(graph.indptr, moving, weight, vector_halo),
+        "row_sums": kernels.row_sums(graph.indptr, weight),
+        "gauss_newton": kernels.gauss_newton(*edges, moving, weight, graph.rows, halo, graph.vector, vector_halo),
     }
 
 
-def by_plain_loops(graph: Graph) -> dict[str, Tensor]:
+def by_plain_loops(graph: Graph, kind: torch.dtype = torch.float64) -> dict[str, Tensor]:
     """The definitions, one edge after the other."""
-    scores = torch.zeros(len(graph.col), dtype=torch.float64)
-    moving = {"moving_sum": torch.float64, "moving_sum of floats": torch.float32}
-    names = ("weighted_sum", "weighted_difference", "gauss_newton", "single precision", *moving)
+    names = ("weighted_sum", "weighted_squares", "weighted_difference", "shifted_sum", "moving_sum", "gauss_newton")
     sums = {name: torch.zeros_like(graph.rows) for name in names}
     sums["row_sums"] = torch.zeros(len(graph.rows), 1, dtype=torch.float64)
+    edges = {name: torch.zeros(len(graph.col), dtype=torch.float64) for name in ("scores", "score_changes")}
+    halo, halo_after, vector_halo = (
+        part.to(kind).double() for part in (graph.halo, graph.halo_after, graph.vector_halo)
+    )
     for edge, (row, far, other) in enumerate(zip(graph.row, graph.col.tolist(), graph.moving.tolist(), strict=True)):
-        near, weight = graph.rows[row], graph.weight[edge]
-        scores[edge] = near @ graph.halo[far]
-        sums["weighted_sum"][row] += weight * graph.halo[far]
-        difference = weight * graph.halo[far] - graph.weight_after[edge] * graph.halo_after[far]
-        sums["weighted_difference"][row] += difference
+        near, weight, after, b = graph.rows[row], graph.weight[edge], graph.weight_after[edge], halo[far]
+        change = vector_halo[other] if other >= 0 else torch.zeros_like(near)
+        edges["scores"][edge] = near @ b
+        edges["score_changes"][edge] = slope = b @ graph.vector[row] + near @ change
+        sums["weighted_sum"][row] += weight * b
+        sums["weighted_squares"][row] += weight * b**2
+        sums["weighted_difference"][row] += weight * b - after * halo_after[far]
+        sums["shifted_sum"][row] += weight * b + after * change
+        sums["moving_sum"][row] += weight * change
         sums["row_sums"][row] += weight
-        for name, kind in moving.items():
-            sums[name][row] += weight * graph.vector_halo[other].to(kind).double() * (other >= 0)
-        for name, kind in (("gauss_newton", torch.float64), ("single precision", torch.float32)):
-            b = graph.halo[far].to(kind).double()
-            moves = graph.vector_halo[other].to(kind).double() if other >= 0 else torch.zeros_like(near)
-            sums[name][row] += weight * (b @ graph.vector[row] + near @ moves) * b
-    return {"scores": scores, **sums}
+        sums["gauss_newton"][row] += weight * slope * b
+    return {**edges, **sums}
 
 
 @GRAPHS
@@ -96,6 +95,37 @@ def test_the_loops_are_what_they_are_defined_to_be(kernels: Kernels, degrees: li
     for name, result in results(kernels, graph).items():
         assert result.dtype == torch.float64
         torch.testing.assert_close(result, expected[name], **CLOSE, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@GRAPHS
+@DIMS
+@KERNELS
+def test_in_single_precision_they_are_a_millionth_off_at_most(kernels: Kernels, degrees: list[int], dim: int) -> None:
+    graph = Graph(degrees, dim)
+    expected = by_plain_loops(graph, torch.float32)
+    for name, result in results(kernels, graph, torch.float32).items():
+        assert result.dtype == torch.float64
+        assert (result - expected[name]).norm() <= 1e-6 * expected[name].norm(), name
+
+
+def test_sums_over_many_edges_are_formed_in_double_precision() -> None:
+    graph, ones = Graph([200_000], 5, far=5_000), torch.ones(200_000, dtype=torch.float64)
+    halo = graph.halo.float() + 100
+    total = NumbaKernels().weighted_sum(graph.indptr, graph.col.int(), ones, halo)
+    torch.testing.assert_close(total[0], halo.double()[graph.col].sum(0), rtol=1e-7, atol=0)
+
+
+@pytest.mark.parametrize("degrees", [DEGREES["long"], DEGREES["a hub"], DEGREES["no edges"], [50] * 7], ids=len)
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32], ids=str)
+def test_threads_share_the_rows_and_change_no_bit(
+    degrees: list[int], kind: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels_numba, "_EDGES_EACH", 5)
+    graph = Graph(degrees, 48)
+    alone = results(NumbaKernels(), graph, kind)
+    for threads in (2, 3, 7):
+        for name, result in results(NumbaKernels(threads), graph, kind).items():
+            assert torch.equal(result, alone[name]), name
 
 
 @GRAPHS
@@ -122,14 +152,16 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(kernels: Kernels) -> None:
     part.rows, part.vector = whole.rows[start:stop].clone(), whole.vector[start:stop].clone()
     expected = results(kernels, whole)
     for name, result in results(kernels, part).items():
-        assert torch.equal(result, expected[name][edges if name == "scores" else slice(start, stop)]), name
+        assert torch.equal(
+            result, expected[name][edges if name in ("scores", "score_changes") else slice(start, stop)]
+        ), name
 
 
 @KERNELS
 def test_equal_sides_leave_exactly_nothing(kernels: Kernels) -> None:
     graph = Graph(DEGREES["a hub"], 48)
     side = (graph.weight, graph.halo)
-    assert not kernels.weighted_difference(*graph.edges, *side, *side).any()
+    assert not kernels.weighted_difference(graph.indptr, graph.col, *side, *side).any()
 
 
 @KERNELS

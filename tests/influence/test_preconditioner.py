@@ -10,7 +10,7 @@ from ifru_dist.influence.kernels_torch import TorchKernels
 from ifru_dist.influence.options import SolveOptions
 from ifru_dist.influence.preconditioner import Blocks, Diagonal, make_preconditioner
 from tests.influence import reference
-from tests.influence.local import objective_of, unlearn
+from tests.influence.local import objective_of, place_of, unlearn
 from tests.influence.reference import CASES, Case, random_case
 
 KERNELS = pytest.mark.parametrize("kernels", [NumbaKernels(), TorchKernels()], ids=["numba", "torch"])
@@ -20,7 +20,7 @@ DIRECT = pytest.mark.parametrize("case", CASES[:3], ids=[case.name for case in C
 def curvature_of(case: Case, kernels: Kernels):
     selected, _ = reference.endpoint_masks(case)
     shard, objective = objective_of(case, selected, kernels)
-    return shard.rows[objective.positions], objective.at(shard.embeddings).curvature("gauss-newton")
+    return shard.rows[objective.positions], objective.at(place_of(objective)).curvature("gauss-newton")
 
 
 @DIRECT

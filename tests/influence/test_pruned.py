@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ifru_dist.influence.options import SolveOptions
 from tests.influence import reference
-from tests.influence.local import after, objective_of, unlearn
+from tests.influence.local import after, objective_of, place_of, unlearn
 from tests.influence.reference import CASES, Case, random_case
 
 DEEP = random_case(
@@ -83,7 +83,7 @@ def test_the_pruned_product_is_the_dense_one_among_the_selected_rows(case: Case,
     selected, _ = reference.endpoint_masks(case)
     shard, objective = objective_of(case, selected, product="pruned")
     for embeddings in (case.embeddings, moved_from(case, selected)):
-        curvature = objective.at(embeddings[shard.rows].contiguous()).curvature(kind)
+        curvature = objective.at(place_of(objective, embeddings[shard.rows].contiguous())).curvature(kind)
         matrix = in_global_order(shard, objective, matrix_of(curvature, len(objective.positions)))
         torch.testing.assert_close(matrix, pruned_matrix(case, selected, embeddings, kind), **CLOSE)
 
@@ -92,7 +92,9 @@ def test_the_pruned_product_is_the_dense_one_among_the_selected_rows(case: Case,
 def test_the_pruned_matrix_is_symmetric_and_positive_semi_definite(case: Case) -> None:
     selected, _ = reference.endpoint_masks(case)
     shard, objective = objective_of(replace(case, l2=0.0, l2_row=0.0), selected, product="pruned")
-    curvature = objective.at(moved_from(case, selected)[shard.rows].contiguous()).curvature("gauss-newton")
+    curvature = objective.at(place_of(objective, moved_from(case, selected)[shard.rows].contiguous())).curvature(
+        "gauss-newton"
+    )
     matrix = matrix_of(curvature, len(objective.positions))
     torch.testing.assert_close(matrix, matrix.T, rtol=1e-12, atol=1e-13)
     assert float(torch.linalg.eigvalsh(matrix).min()) > -1e-12
@@ -105,7 +107,7 @@ def test_with_all_rows_selected_nothing_is_left_out(case: Case, kind: str) -> No
     everything = torch.ones(case.rows, dtype=torch.bool)
     embeddings = moved_from(case, everything)
     pruned, exact = (
-        objective.at(embeddings[shard.rows].contiguous()).curvature(kind).product
+        objective.at(place_of(objective, embeddings[shard.rows].contiguous())).curvature(kind).product
         for shard, objective in (objective_of(case, everything, product=product) for product in ("pruned", "exact"))
     )
     vector = torch.randn(case.embeddings.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -118,7 +120,7 @@ def test_an_exact_curvature_can_be_had_beside_the_pruned_one(case: Case, kind: s
     selected, _ = reference.endpoint_masks(case)
     shard, objective = objective_of(case, selected, product="pruned")
     embeddings = moved_from(case, selected)
-    curvature = objective.at(embeddings[shard.rows].contiguous()).curvature(kind, exact=True)
+    curvature = objective.at(place_of(objective, embeddings[shard.rows].contiguous())).curvature(kind, exact=True)
     matrix = in_global_order(shard, objective, matrix_of(curvature, len(objective.positions)))
     numbers = selected.repeat_interleave(3)
     whole = (reference.hessian if kind == "hessian" else reference.gauss_newton)(case, embeddings)
@@ -131,8 +133,10 @@ def test_a_pruned_product_leaves_residuals_and_loss_changes_as_they_are(case: Ca
     embeddings = moved_from(case, selected)
     (one, pruned), (_, exact) = (objective_of(case, selected, product=product) for product in ("pruned", "exact"))
     at = embeddings[one.rows].contiguous()
-    assert torch.equal(pruned.at(at).residual(), exact.at(at).residual())
-    assert torch.equal(pruned.at(at).loss_change().values, exact.at(at).loss_change().values)
+    assert torch.equal(pruned.at(place_of(pruned, at)).residual(), exact.at(place_of(exact, at)).residual())
+    assert torch.equal(
+        pruned.at(place_of(pruned, at)).loss_change().values, exact.at(place_of(exact, at)).loss_change().values
+    )
     assert torch.equal(pruned.start_gradient(), exact.start_gradient())
     assert pruned.edges_per_residual == exact.edges_per_residual
     assert pruned.edges_per_product < exact.edges_per_product

@@ -10,7 +10,7 @@ from ifru_dist.influence.damping import row_damping
 from ifru_dist.influence.importance import select_by_step
 from ifru_dist.influence.options import AUTO_ROWS, SolveOptions
 from tests.influence import reference
-from tests.influence.local import after, communicator_of, objective_of, unlearn
+from tests.influence.local import after, communicator_of, objective_of, place_of, unlearn
 from tests.influence.reference import CASES, Case, random_case
 
 DAMPING = 4.0
@@ -63,7 +63,7 @@ def test_the_residual_outside_equals_dense(case: Case) -> None:
     selected, emptied = reference.endpoint_masks(case)
     shard, objective = objective_of(case, selected)
     moved = reference.newton(case, selected, damping=0.3, steps=1)
-    outside = objective.outside(objective.at(moved[shard.rows].contiguous()))
+    outside = objective.outside(objective.at(place_of(objective, moved[shard.rows].contiguous())))
     dense = reference.residual(case, moved)
     expected = torch.zeros_like(dense)
     rows = shard.rows[outside.positions]
@@ -78,7 +78,7 @@ def test_the_diagonal_outside_is_exact_where_all_of_a_rows_edges_are_read() -> N
     case = LARGE[0]
     selected, _ = reference.endpoint_masks(case)
     shard, objective = objective_of(case, selected)
-    outside = objective.outside(objective.at(shard.embeddings))
+    outside = objective.outside(objective.at(place_of(objective)))
     dense = reference.gauss_newton(case, case.embeddings).diagonal().reshape(case.embeddings.shape)
     checked = 0
     for position, row in zip(outside.positions.tolist(), shard.rows[outside.positions].tolist(), strict=True):
@@ -98,7 +98,7 @@ def test_the_rows_with_the_longest_steps_enter(case: Case, budget: int, allowed:
     shard, objective = objective_of(case, reference.endpoint_masks(case)[0])
     selected, communicator = reference.endpoint_masks(case)[0][shard.rows], communicator_of(shard)
     moved = reference.newton(case, reference.endpoint_masks(case)[0], damping=0.3, steps=1)[shard.rows].contiguous()
-    outside = objective.outside(objective.at(moved))
+    outside = objective.outside(objective.at(place_of(objective, moved)))
     anchor = row_damping(0.3, shard.degrees)
     wider = select_by_step(shard, selected, outside, anchor, communicator, allowed_norm=allowed, row_budget=budget)
     candidates = []
@@ -144,7 +144,7 @@ def test_other_rows_of_the_same_batch_see_the_same_points(case: Case) -> None:
     second = first.selecting(wider[shard.rows])
     for objective, rows in ((first, selected), (second, wider)):
         for point in (case.embeddings, reference.newton(case, selected, damping=0.3, steps=1)):
-            at = objective.at(point[shard.rows].contiguous() if point is not case.embeddings else shard.embeddings)
+            at = objective.at(place_of(objective, point[shard.rows].contiguous()))
             own = shard.rows[objective.positions]
             assert sorted(own.tolist()) == torch.nonzero(rows).flatten().tolist()
             torch.testing.assert_close(at.residual(), reference.residual(case, point)[own], rtol=1e-8, atol=1e-10)

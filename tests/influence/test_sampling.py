@@ -11,7 +11,7 @@ from ifru_dist.influence.options import SolveOptions
 from ifru_dist.influence.sampling import uniform, within_budget
 from ifru_dist.influence.shard import Block, make_block
 from tests.influence import reference
-from tests.influence.local import after, communicator_of, objective_of, shard_of, unlearn
+from tests.influence.local import after, communicator_of, objective_of, place_of, shard_of, unlearn
 from tests.influence.reference import Case, random_case
 from tests.influence.test_pruned import matrix_of, moved_from
 
@@ -147,7 +147,7 @@ def test_the_sampled_matrix_is_the_dense_one_of_weighted_examples(layers: int) -
     selected, _ = reference.endpoint_masks(case)
     shard, objective = objective_of(case, selected, product="pruned", edge_budget=30)
     at = moved_from(case, selected)[shard.rows].contiguous()
-    curvature = objective.at(at).curvature("gauss-newton")
+    curvature = objective.at(place_of(objective, at)).curvature("gauss-newton")
     matrix = matrix_of(curvature, len(objective.positions))
     torch.testing.assert_close(matrix, matrix.T, rtol=1e-12, atol=1e-12)
     assert float(torch.linalg.eigvalsh(matrix).min()) > -1e-11

@@ -14,7 +14,7 @@ from ifru_dist.influence.newton import TiltedObjective
 from ifru_dist.influence.options import SolveOptions
 from ifru_dist.influence.reduction import Reduction
 from tests.influence import reference
-from tests.influence.local import communicator_of, objective_of, shard_of, unlearn
+from tests.influence.local import communicator_of, objective_of, place_of, shard_of, unlearn
 from tests.influence.reference import CASES, Case
 
 KERNELS = pytest.mark.parametrize("kernels", [NumbaKernels(), TorchKernels()], ids=["numba", "torch"])
@@ -50,7 +50,7 @@ def test_residual_and_product_equal_dense(case: Case, kernels: Kernels) -> None:
     selected, _ = reference.endpoint_masks(case)
     shard, objective = objective_of(case, selected, kernels)
     point = moved_point(case, selected)
-    at = objective.at(point[shard.rows].contiguous())
+    at = objective.at(place_of(objective, point[shard.rows].contiguous()))
     residual = at.residual()
     rows = shard.rows[objective.positions]
     torch.testing.assert_close(residual, reference.residual(case, point)[rows], **CLOSE)
@@ -73,20 +73,19 @@ def test_objective_and_its_gradient_equal_dense(case: Case, kernels: Kernels) ->
     anchor = row_damping(0.3, shard.degrees)
     reduction = Reduction(communicator_of(shard), kernels, shard.partition, case.partitions)
     tilted = TiltedObjective(shard, objective, anchor, reduction)
-    at = objective.at(own)
-    assert tilted.value(at, own) == pytest.approx(float(reference.tilted(case, point, 0.3)), rel=1e-9)
+    at = objective.at(place_of(objective, own))
+    assert tilted.value(at) == pytest.approx(float(reference.tilted(case, point, 0.3)), rel=1e-9)
     gradient = torch.func.grad(reference.tilted, argnums=1)(case, point, 0.3)
     rows = shard.rows[objective.positions]
-    torch.testing.assert_close(tilted.descent_direction(at, own), -gradient[rows], **CLOSE)
-    start = shard.embeddings
-    assert tilted.value(objective.at(start), start) == 0
+    torch.testing.assert_close(tilted.descent_direction(at), -gradient[rows], **CLOSE)
+    assert tilted.value(objective.at(tilted.start)) == 0
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if len(case.layer_weights) == 1], ids=lambda case: case.name)
 def test_mf_diagonal_is_exact(case: Case) -> None:
     selected, _ = reference.endpoint_masks(case)
     shard, objective = objective_of(case, selected)
-    curvature = objective.at(shard.embeddings).curvature("gauss-newton")
+    curvature = objective.at(place_of(objective)).curvature("gauss-newton")
     dense = reference.gauss_newton(case, case.embeddings).diagonal().reshape(case.embeddings.shape)
     torch.testing.assert_close(curvature.diagonal, dense[shard.rows[objective.positions]], **CLOSE)
 
@@ -161,7 +160,7 @@ def test_emptied_row_is_an_endpoint_of_its_own_kind() -> None:
 def test_products_on_float32_embeddings_change_the_update_by_little(case: Case) -> None:
     """Residuals stay float64, so after some Newton steps nothing is left of the matrix's rounding."""
     exact, rounded = (
-        unlearn(case, options(newton_steps=12, solver_tolerance=1e-6, product_dtype=dtype, damping=2.0))
+        unlearn(case, options(newton_steps=12, solver_tolerance=1e-5, product_dtype=dtype, damping=2.0))
         for dtype in (torch.float64, torch.float32)
     )
     torch.testing.assert_close(rounded.values, exact.values, rtol=1e-6, atol=1e-7)

@@ -1,4 +1,3 @@
-from dataclasses import replace
 from pathlib import Path
 
 from ifru_dist.workspace.files import open_arrow
@@ -43,7 +42,7 @@ def test_a_request_that_comes_again_is_known_and_stays_applied(tmp_path: Path) -
 
 
 def test_rejected_requests_of_a_file_are_not_settled_when_it_comes_again(tmp_path: Path) -> None:
-    entries = [replace(_entry("a", status, bytes(32)), delivery="d", row=row) for row, status in _ROWS.items()]
+    entries = [_entry("a", status, bytes(32))._replace(delivery="d", row=row) for row, status in _ROWS.items()]
     files = [write_requests(tmp_path, entries, 5)]
     assert {row: settled.status for (_, row), settled in read_deliveries(tmp_path, files, ["d"]).items()} == {
         1: "applied",

@@ -1,0 +1,240 @@
+"""The loops over edges, compiled for a number of columns at their first use, and kept on disk.
+
+Loops run over the rows from ``first`` to ``stop`` of a block, so that threads can share it. Shapes and meanings are
+those of ``ifru_dist.influence.kernels``; ``result`` (n, d) starts at zero.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from ifru_dist.influence.row_vectors import (
+    EDGES_AHEAD,
+    add_difference,
+    add_scaled,
+    add_to_row,
+    dot_rows,
+    load_row,
+    prefetch_row,
+    scaled_row,
+    square_row,
+    zero_row,
+)
+
+_COMPILE: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
+_RUN = 64
+"""Edges that are summed in registers, in the type that is read, before they are added up in float64."""
+Floats = NDArray[np.floating]
+Indices = NDArray[np.signedinteger]
+
+
+class Loops(NamedTuple):
+    """The loops for one number of columns."""
+
+    scores: Callable[..., None]
+    weighted_sum: Callable[..., None]
+    weighted_squares: Callable[..., None]
+    weighted_difference: Callable[..., None]
+    score_changes: Callable[..., None]
+    shifted_sum: Callable[..., None]
+    gauss_newton: Callable[..., None]
+    moving_sum: Callable[..., None]
+    row_blocks: Callable[..., None]
+
+
+@cache
+def loops_for(width: int) -> Loops:
+    """The loops for matrices of ``width`` columns; compiled at their first use, and kept on disk."""
+
+    @njit(**_COMPILE)
+    def scores(
+        first: int, stop: int, indptr: Indices, col: Indices, rows: Floats, halo: Floats, result: Floats
+    ) -> None:
+        last = len(col) - 1
+        for row in range(first, stop):
+            near = load_row(rows, row, width)
+            for edge in range(indptr[row], indptr[row + 1]):
+                prefetch_row(halo, np.int64(col[min(edge + EDGES_AHEAD, last)]), width)
+                result[edge] = dot_rows(near, load_row(halo, np.int64(col[edge]), width))
+
+    @njit(**_COMPILE)
+    def weighted_sum(
+        first: int, stop: int, indptr: Indices, col: Indices, weight: Floats, halo: Floats, result: Floats
+    ) -> None:
+        last = len(col) - 1
+        for row in range(first, stop):
+            for start in range(indptr[row], indptr[row + 1], _RUN):
+                total = zero_row(halo, width)
+                for edge in range(start, min(start + _RUN, indptr[row + 1])):
+                    prefetch_row(halo, np.int64(col[min(edge + EDGES_AHEAD, last)]), width)
+                    total = add_scaled(total, weight[edge], load_row(halo, np.int64(col[edge]), width))
+                add_to_row(result, row, total)
+
+    @njit(**_COMPILE)
+    def weighted_squares(
+        first: int, stop: int, indptr: Indices, col: Indices, weight: Floats, halo: Floats, result: Floats
+    ) -> None:
+        last = len(col) - 1
+        for row in range(first, stop):
+            for start in range(indptr[row], indptr[row + 1], _RUN):
+                total = zero_row(halo, width)
+                for edge in range(start, min(start + _RUN, indptr[row + 1])):
+                    prefetch_row(halo, np.int64(col[min(edge + EDGES_AHEAD, last)]), width)
+                    total = add_scaled(total, weight[edge], square_row(load_row(halo, np.int64(col[edge]), width)))
+                add_to_row(result, row, total)
+
+    @njit(**_COMPILE)
+    def weighted_difference(
+        first: int,
+        stop: int,
+        indptr: Indices,
+        col: Indices,
+        weight: Floats,
+        halo: Floats,
+        weight_after: Floats,
+        halo_after: Floats,
+        result: Floats,
+    ) -> None:
+        last = len(col) - 1
+        for row in range(first, stop):
+            for start in range(indptr[row], indptr[row + 1], _RUN):
+                total = zero_row(halo, width)
+                for edge in range(start, min(start + _RUN, indptr[row + 1])):
+                    ahead = np.int64(col[min(edge + EDGES_AHEAD, last)])
+                    prefetch_row(halo, ahead, width)
+                    prefetch_row(halo_after, ahead, width)
+                    far = np.int64(col[edge])
+                    before = scaled_row(weight[edge], load_row(halo, far, width))
+                    after = scaled_row(weight_after[edge], load_row(halo_after, far, width))
+                    total = add_difference(total, before, after)
+                add_to_row(result, row, total)
+
+    @njit(**_COMPILE)
+    def score_changes(
+        first: int,
+        stop: int,
+        indptr: Indices,
+        col: Indices,
+        moving: Indices,
+        rows: Floats,
+        halo: Floats,
+        change: Floats,
+        far_change: Floats,
+        result: Floats,
+    ) -> None:
+        last = len(col) - 1
+        for row in range(first, stop):
+            near, own_change = load_row(rows, row, width), load_row(change, row, width)
+            for edge in range(indptr[row], indptr[row + 1]):
+                ahead = min(edge + EDGES_AHEAD, last)
+                prefetch_row(halo, np.int64(col[ahead]), width)
+                prefetch_row(far_change, max(np.int64(moving[ahead]), 0), width)
+                other = np.int64(moving[edge])
+                total = dot_rows(load_row(halo, np.int64(col[edge]), width), own_change)
+                if other >= 0:
+                    total += dot_rows(near, load_row(far_change, other, width))
+                result[edge] = total
+
+    @njit(**_COMPILE)
+    def shifted_sum(
+        first: int,
+        stop: int,
+        indptr: Indices,
+        col: Indices,
+        moving: Indices,
+        weight: Floats,
+        far_weight: Floats,
+        halo: Floats,
+        far_change: Floats,
+        result: Floats,
+    ) -> None:
+        last = len(col) - 1
+        for row in range(first, stop):
+            for start in range(indptr[row], indptr[row + 1], _RUN):
+                total = zero_row(halo, width)
+                for edge in range(start, min(start + _RUN, indptr[row + 1])):
+                    ahead = min(edge + EDGES_AHEAD, last)
+                    prefetch_row(halo, np.int64(col[ahead]), width)
+                    prefetch_row(far_change, max(np.int64(moving[ahead]), 0), width)
+                    total = add_scaled(total, weight[edge], load_row(halo, np.int64(col[edge]), width))
+                    other = np.int64(moving[edge])
+                    if other >= 0:
+                        total = add_scaled(total, far_weight[edge], load_row(far_change, other, width))
+                add_to_row(result, row, total)
+
+    @njit(**_COMPILE)
+    def gauss_newton(
+        first: int,
+        stop: int,
+        indptr: Indices,
+        col: Indices,
+        moving: Indices,
+        weight: Floats,
+        rows: Floats,
+        halo: Floats,
+        vector: Floats,
+        vector_halo: Floats,
+        result: Floats,
+    ) -> None:
+        last, total = len(col) - 1, np.zeros((1, width))
+        for row in range(first, stop):
+            own, change = load_row(rows, row, width), load_row(vector, row, width)
+            for start in range(indptr[row], indptr[row + 1], _RUN):
+                part = zero_row(halo, width)
+                for edge in range(start, min(start + _RUN, indptr[row + 1])):
+                    ahead = min(edge + EDGES_AHEAD, last)
+                    prefetch_row(halo, np.int64(col[ahead]), width)
+                    prefetch_row(vector_halo, max(np.int64(moving[ahead]), 0), width)
+                    far, other = load_row(halo, np.int64(col[edge]), width), np.int64(moving[edge])
+                    slope = dot_rows(far, change)
+                    if other >= 0:
+                        slope += dot_rows(own, load_row(vector_halo, other, width))
+                    part = add_scaled(part, weight[edge] * slope, far)
+                add_to_row(total, 0, part)
+            for k in range(width):
+                result[row, k] = total[0, k]
+                total[0, k] = 0.0
+
+    @njit(**_COMPILE)
+    def moving_sum(
+        first: int, stop: int, indptr: Indices, moving: Indices, weight: Floats, vector_halo: Floats, result: Floats
+    ) -> None:
+        for row in range(first, stop):
+            for start in range(indptr[row], indptr[row + 1], _RUN):
+                total = zero_row(vector_halo, width)
+                for edge in range(start, min(start + _RUN, indptr[row + 1])):
+                    other = np.int64(moving[edge])
+                    if other >= 0:
+                        total = add_scaled(total, weight[edge], load_row(vector_halo, other, width))
+                add_to_row(result, row, total)
+
+    @njit(**_COMPILE)
+    def row_blocks(
+        indptr: Indices, col: Indices, weight: Floats, halo: Floats, chosen: Indices, result: Floats
+    ) -> None:
+        last = len(col) - 1
+        for index in range(len(chosen)):
+            block = result[index]
+            for edge in range(indptr[chosen[index]], indptr[chosen[index] + 1]):
+                prefetch_row(halo, np.int64(col[min(edge + EDGES_AHEAD, last)]), width)
+                place = np.int64(col[edge])
+                far = load_row(halo, place, width)
+                for k in range(width):
+                    factor = weight[edge] * halo[place, k]
+                    add_to_row(block, k, scaled_row(factor, far))
+
+    return Loops(
+        scores,
+        weighted_sum,
+        weighted_squares,
+        weighted_difference,
+        score_changes,
+        shifted_sum,
+        gauss_newton,
+        moving_sum,
+        row_blocks,
+    )
