@@ -18,7 +18,7 @@ from ifru_dist.pipelines.merging import MergedUpdate, merged_update
 from ifru_dist.pipelines.progress import say
 from ifru_dist.pipelines.requests import Request, with_integer_ids
 from ifru_dist.pipelines.residual_budget import ResidualBudget, still_held
-from ifru_dist.pipelines.routing import Routed, Router
+from ifru_dist.pipelines.routing import Lookups, Routed, Router
 from ifru_dist.pipelines.solving import SolveFlags, chosen_damping
 from ifru_dist.pipelines.unlearn_report import BatchResult
 from ifru_dist.sharding.policy import Failure
@@ -27,7 +27,6 @@ from ifru_dist.sharding.worker import Change
 from ifru_dist.workspace.commits import Erasure, commit_erasure
 from ifru_dist.workspace.keys import load_key
 from ifru_dist.workspace.ledger import read_ledger
-from ifru_dist.workspace.lookup import IdLookup
 from ifru_dist.workspace.version import Version, open_version
 
 Result = TypeVar("Result")
@@ -69,7 +68,7 @@ class Eraser:
         manifest, root = version.manifest, version.workspace.root
         self.key = load_key(flags.key_file or version.workspace.default_key_file, manifest.key_fingerprint)
         self.ledger = read_ledger(root, manifest.requests, manifest.suppression, manifest.released)
-        self.lookup = IdLookup()
+        self.lookups = Lookups()
         self.damping = chosen_damping(flags.damping, flags.temperature, version.model, flags)
         self.options = flags.solve_options(self.damping)
 
@@ -135,7 +134,7 @@ class _Batch:
         self._seconds = {"startup": 0.0}
         self._failures: list[str] = []
         requests = with_integer_ids(requests, self._version)
-        self._router = Router(self._version, eraser.ledger, eraser.key, requests, eraser.lookup)
+        self._router = Router(self._version, eraser.ledger, eraser.key, requests, eraser.lookups)
 
     def route(self) -> Routed:
         """Find the examples; without workers when every request is settled already."""

@@ -2,13 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ifru_dist.pipelines.held_out import HeldOutErasure, held_out_erasure
+from ifru_dist.pipelines.held_out import HeldOutErasure, HeldOutLookup
 from ifru_dist.pipelines.requests import Request
 from ifru_dist.sharding.worker import Found, Targets
 from ifru_dist.workspace.keys import keyed_digest
@@ -48,6 +48,14 @@ class Routed:
         return {"received": len(self.entries), **{status: by_status[status] for status in statuses}}
 
 
+@dataclass(frozen=True)
+class Lookups:
+    """What routers of one workspace keep from batch to batch."""
+
+    ids: IdLookup = field(default_factory=IdLookup)
+    held_out: HeldOutLookup = field(default_factory=HeldOutLookup)
+
+
 class Router:
     """Resolves the requests of one batch against one version."""
 
@@ -57,10 +65,10 @@ class Router:
         ledger: Ledger,
         key: bytes,
         requests: Sequence[Request],
-        lookup: IdLookup | None = None,
+        lookups: Lookups | None = None,
     ) -> None:
-        """Compute the requests' digests and the rows they name, by a look-up that was used for other batches or not."""
-        self._version, self._lookup = version, lookup or IdLookup()
+        """Compute the requests' digests and the rows they name; by look-ups of earlier batches, where there are any."""
+        self._version, self._lookups = version, lookups or Lookups()
         self._requests, self._ledger, self._key = requests, ledger, key
         self._digests = [keyed_digest(key, request.scope, request.user, request.item) for request in requests]
         epoch = version.manifest.epoch
@@ -127,7 +135,7 @@ class Router:
     @cached_property
     def _held_out(self) -> HeldOutErasure:
         """The held-out pairs that go; they are looked up once, however often a gang is tried."""
-        return held_out_erasure(self._version, self.targets, self._forgotten)
+        return self._lookups.held_out.erasure(self._version, self.targets, self._forgotten)
 
     def _repeats(self) -> dict[int, int]:
         """Requests that say what an earlier one of the file says, with the position of that one."""
@@ -146,7 +154,7 @@ class Router:
     def _targets(self, version: Version) -> Targets:
         """The rows that the open requests name, -1 where nothing is named or the id is unknown."""
         users, items = [request.user for request in self._requests], [request.item for request in self._requests]
-        user, item = (self._lookup.find_rows(version, table, ids) for table, ids in enumerate((users, items)))
+        user, item = (self._lookups.ids.find_rows(version, table, ids) for table, ids in enumerate((users, items)))
         named_user, named_item = (np.array([name is not None for name in ids], dtype=bool) for ids in (users, items))
         unknown = (named_user & (user < 0)) | (named_item & (item < 0))
         unknown[list(self._repeated)] = True

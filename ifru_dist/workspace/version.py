@@ -159,14 +159,26 @@ class Version:
 
     def held_out_left(self, part: str) -> tuple[NDArray[np.int64], Interactions]:
         """The ``valid`` or ``test`` pairs that are left, behind their positions (n,) in the stored file."""
-        entry = {"valid": self.manifest.valid, "test": self.manifest.test}[part]
-        pairs = self._interactions(self._read(entry))
-        left = np.asarray(~np.isin(pairs.rows, self.forgotten_rows()).any(axis=1))
-        for erased in map(self._read, self.manifest.held_out_erased):
-            here = erased.column("part").to_numpy() == HELD_OUT.index(part)
-            left[erased.column("position").to_numpy()[here]] = False
-        positions = np.flatnonzero(left)
+        pairs = self._interactions(self._read(self._held_out_file(part)))
+        positions = self.held_out_standing(part, pairs.rows, np.arange(len(pairs)))
         return positions, pairs.take(positions)
+
+    def held_out_stored(self, part: str) -> NDArray[np.int64]:
+        """Rows (n, fields) of the ``valid`` or ``test`` pairs in the stored file, whether they are left or not."""
+        return self._interactions(self._read(self._held_out_file(part))).rows
+
+    def held_out_standing(self, part: str, rows: NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of some positions in a stored file, whose pairs have ``rows``, that hold pairs which are left."""
+        erased = [
+            found.column("position").to_numpy()[found.column("part").to_numpy() == HELD_OUT.index(part)]
+            for found in map(self._read, self.manifest.held_out_erased)
+        ]
+        gone = np.isin(positions, np.concatenate([np.empty(0, np.int64), *erased]))
+        return positions[~gone & ~np.isin(rows[positions], self.forgotten_rows()).any(axis=1)]
+
+    def _held_out_file(self, part: str) -> FileEntry:
+        """The stored file of a part."""
+        return {"valid": self.manifest.valid, "test": self.manifest.test}[part]
 
     def embeddings(self) -> NDArray[np.float32]:
         """Embeddings (N, dim) of all rows in global order."""

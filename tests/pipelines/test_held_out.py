@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ifru_dist.pipelines.held_out import held_out_erasure
+from ifru_dist.pipelines.held_out import HeldOutLookup
 from ifru_dist.sharding.worker import Targets
 from ifru_dist.workspace.commits import commit_erasure
 from ifru_dist.workspace.store import Workspace
@@ -36,11 +36,12 @@ def test_batches_erase_what_a_naive_search_erases(
     with tempfile.TemporaryDirectory() as folder:
         workspace = Workspace(Path(folder) / "ws")
         version = trained_workspace(workspace, dataset, random_embeddings(seed, sum(sizes)))
+        lookup = HeldOutLookup()
         for asked in batches:
             known = [t for t in asked if not set(t) & set(version.forgotten_rows().tolist())]
             forgotten = sorted({max(t) for t in known if (t[0] < 0) != (t[1] < 0)})
             user, item = (np.array([t[side] for t in known], np.int64) for side in (0, 1))
-            found = held_out_erasure(version, Targets(user=user, item=item), np.array(forgotten, np.int64))
+            found = lookup.erasure(version, Targets(user=user, item=item), np.array(forgotten, np.int64))
 
             hit = {part: [at for at, rows in left[part] if rows[:2] in known] for part in left}
             gone = [rows for part in left for _, rows in left[part] if rows[:2] in known or set(rows) & set(forgotten)]
