@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Annotated, Literal, Self, TypeVar
 
@@ -54,7 +54,7 @@ class Workers:
         )
         self._gang = StandingGang(options, flags.max_retries)
         self._session = False
-        self._planned: tuple[Version, WorkerPlan] | None = None
+        self._planned: WorkerPlan | None = None
         self._solo: SoloWorker | None = None
 
     def run(
@@ -77,23 +77,24 @@ class Workers:
         return self._gang.run(plan, work, on_failure)
 
     def _plan(self, version: Version) -> WorkerPlan:
-        """Who holds what of a version; made once for all that is done with it."""
-        if self._planned is None or self._planned[0] is not version:
+        """Who holds what of a version; made anew for one that these workers have not come to by a batch."""
+        plan, number = self._planned, version.manifest.version
+        if plan is None or version.lent or plan.model is not None or plan.version != number:
             flags = self._flags
-            self._planned = (
+            plan = WorkerPlan.for_version(
                 version,
-                WorkerPlan.for_version(
-                    version,
-                    max(flags.workers, 1),
-                    device="cuda" if flags.gpus_per_worker else "cpu",
-                    threads=flags.threads_per_worker,
-                    timeout_s=flags.collective_timeout_s,
-                ),
+                max(flags.workers, 1),
+                device="cuda" if flags.gpus_per_worker else "cpu",
+                threads=flags.threads_per_worker,
+                timeout_s=flags.collective_timeout_s,
             )
-        return self._planned[1]
+            self._planned = plan
+        return plan
 
     def advance(self, change: Change) -> None:
         """Go on to the version that committing the last batch made."""
+        if self._planned is not None:
+            self._planned = replace(self._planned, version=change.version, digest=change.digest)
         if self._solo is not None:
             self._solo.call("advance", change)
         self._gang.advance(change)
