@@ -18,6 +18,7 @@ from ifru_dist.ingest.options import PrepareOptions
 from ifru_dist.ingest.quarantine import check_share, count_reasons, write_quarantine
 from ifru_dist.ingest.reading import Rows, Scheduler, join_parts, joined_bad, read_parts
 from ifru_dist.ingest.schemas import resolve_columns
+from ifru_dist.ingest.scrubbing import without_suppressed
 from ifru_dist.ingest.sources import LogFile, find_files, open_file
 from ifru_dist.ingest.splitting import last_of_pairs, random_split
 from ifru_dist.ingest.suppressing import suppressed_rows
@@ -66,7 +67,7 @@ def prepare(
     Args:
         options: What to read and how to select.
         scheduler: Dask's scheduler for the reading.
-        quarantine: File for the rows that cannot be used.
+        quarantine: File for the rows that cannot be used; none of them names what was erased before.
         say: Receives a line as each phase ends.
         listed: What was erased before; rows that name it are left out.
 
@@ -79,7 +80,7 @@ def prepare(
     places = {"--logs": options.logs, "--valid": options.valid, "--test": options.test}
     groups = [[open_file(path) for path in find_files(place, name)] for name, place in places.items() if place]
     parts = _read(options, groups, scheduler, run)
-    _set_apart(options, [part for group in parts for part in group], quarantine, run)
+    _set_apart(options, [part for group in parts for part in group], quarantine, run, listed)
     with run.phase("codes"):
         rows = join_parts([part for group in parts for part in group])
     with run.phase("select"):
@@ -109,10 +110,14 @@ def _read(
     return parts
 
 
-def _set_apart(options: PrepareOptions, parts: Sequence[Part], quarantine: Path, run: _Run) -> None:
+def _set_apart(
+    options: PrepareOptions, parts: Sequence[Part], quarantine: Path, run: _Run, listed: SuppressionList | None
+) -> None:
     """Write the quarantine file, and stop when it holds too much or everything."""
     n_read, bad = sum(part.n_read for part in parts), joined_bad(parts)
-    write_quarantine(quarantine, bad)
+    shown = bad if listed is None else without_suppressed(bad, listed)
+    write_quarantine(quarantine, shown)
+    run.counts |= {} if listed is None else {"quarantine_scrubbed": len(bad) - len(shown)}
     run.counts |= {"rows_read": n_read, "quarantined": count_reasons(bad)}
     run.say(f"read {n_read:,} rows in {run.seconds['read']:.1f} s, {len(bad):,} of them cannot be used")
     check_share(bad, n_read, options.max_bad_share, quarantine)

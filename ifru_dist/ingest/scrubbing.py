@@ -20,6 +20,7 @@ from ifru_dist.errors import WorkspaceError, reason_of
 from ifru_dist.ingest.quarantine import QUARANTINE
 from ifru_dist.ingest.values import NUMBER
 from ifru_dist.workspace.files import REMNANT, sync_path
+from ifru_dist.workspace.suppression import SuppressionList
 
 WasErased = Callable[[str | None, str | None], bool]
 """Whether a user (and no item), an item (and no user), or the pair of both was erased; ids in the tables' spelling."""
@@ -49,8 +50,7 @@ def scrub_quarantine(path: Path, was_erased: WasErased, integer_ids: tuple[bool,
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             rows = file.read(QUARANTINE.names).select(QUARANTINE.names).cast(QUARANTINE)
         rows.validate(full=True)  # text and offsets of a damaged file are not checked by its reader
-        texts = rows.select([name for name in QUARANTINE.names if pa.types.is_string(QUARANTINE.field(name).type)])
-        gone = [_holds_erased(row, was_erased, integer_ids) for row in texts.to_pylist()]
+        gone = _mask(rows, was_erased, integer_ids)
     except (pa.ArrowException, KeyError, OSError, ValueError) as error:
         raise WorkspaceError(
             f"{path} cannot be read ({reason_of(error)}), so it cannot be seen whether it holds ids that were erased: "
@@ -59,6 +59,29 @@ def scrub_quarantine(path: Path, was_erased: WasErased, integer_ids: tuple[bool,
     if any(gone) and not dry_run:
         _replace(path, rows.filter(pc.invert(pa.array(gone))))
     return [len(gone), sum(gone)]
+
+
+def without_suppressed(rows: pa.Table, listed: SuppressionList) -> pa.Table:
+    """Rows of the quarantine without those that may name what is suppressed, before they are written.
+
+    How the tables spell ids is not known yet: an integer is also looked for as pandas writes it beside empty cells.
+    """
+
+    def was_erased(user: str | None, item: str | None) -> bool:
+        return any(listed.holds(*pair) for pair in product(_as_float_too(user), _as_float_too(item)))
+
+    return rows.filter(pc.invert(pa.array(_mask(rows, was_erased, (True, True)), pa.bool_())))
+
+
+def _as_float_too(text: str | None) -> tuple[str | None, ...]:
+    """An id, and 12.0 beside 12."""
+    return (text, f"{text}.0") if text and text.lstrip("-").isdigit() else (text,)
+
+
+def _mask(rows: pa.Table, was_erased: WasErased, integer_ids: tuple[bool, bool]) -> list[bool]:
+    """Of rows of the quarantine, which name something that was erased."""
+    texts = rows.select([name for name in QUARANTINE.names if pa.types.is_string(QUARANTINE.field(name).type)])
+    return [_holds_erased(row, was_erased, integer_ids) for row in texts.to_pylist()]
 
 
 def _holds_erased(row: dict[str, str | None], was_erased: WasErased, integer_ids: tuple[bool, bool]) -> bool:

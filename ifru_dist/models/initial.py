@@ -1,4 +1,4 @@
-"""The two initialisations of embedding rows: of a whole table before training, and of rows never seen in training."""
+"""The initialisations of embedding rows: of a table before training, of rows never seen in training, of reset rows."""
 
 import hashlib
 import json
@@ -17,14 +17,27 @@ def initial_embeddings(n_rows: int, dim: int, std: float, seed: int) -> Tensor:
 
 
 def unseen_rows(table: str, ids: Sequence[str], dim: int, std: float, seed: int) -> NDArray[np.float32]:
-    """What rows without any training data hold, (n, dim): normal with mean 0 and the given deviation.
+    """What rows of known ids that no training has seen hold, (n, dim): normal with mean 0 and the given deviation.
 
     A row depends on the seed, its table and its id alone, so every worker computes the same one, whatever other
     rows it computes. The random stream is counter-based (Philox) and keyed by a digest of the three.
     """
-    rows = np.empty((len(ids), dim), dtype=np.float32)
-    for row, external_id in zip(rows, ids, strict=True):
-        digest = hashlib.sha256(json.dumps([seed, table, external_id]).encode()).digest()
+    return _drawn(table, ids, dim, std, seed)
+
+
+def reset_rows(table: str, numbers: Sequence[int], dim: int, std: float, seed: int) -> NDArray[np.float32]:
+    """What rows that lost all their training data hold, (n, dim): drawn as ``unseen_rows``, by numbers in the table.
+
+    Not by their ids: who has the rows of those that were erased could try ids until one gives such a row.
+    """
+    return _drawn(table, [int(number) for number in numbers], dim, std, seed)
+
+
+def _drawn(table: str, names: Sequence[str | int], dim: int, std: float, seed: int) -> NDArray[np.float32]:
+    """Random rows (n, dim), each by its name alone; a number is another name than its digits are."""
+    rows = np.empty((len(names), dim), dtype=np.float32)
+    for row, name in zip(rows, names, strict=True):
+        digest = hashlib.sha256(json.dumps([seed, table, name]).encode()).digest()
         generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
         row[:] = std * generator.standard_normal(dim)
     return rows

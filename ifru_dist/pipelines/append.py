@@ -12,7 +12,7 @@ from ifru_dist.ingest.preparing import Prepared, prepare
 from ifru_dist.pipelines.joining import Joined, joined
 from ifru_dist.pipelines.progress import say
 from ifru_dist.pipelines.scheduling import SchedulerName, dask_scheduler
-from ifru_dist.pipelines.suppressing import key_and_list, scrub
+from ifru_dist.pipelines.suppressing import key_and_list
 from ifru_dist.workspace.appending import appended_data
 from ifru_dist.workspace.commits import commit_append
 from ifru_dist.workspace.store import Workspace
@@ -119,10 +119,7 @@ class _AppendJob:
         """What the logs hold, without what was erased; nor does the quarantine file hold that."""
         options = _prepare_options(self._config, self._version.layout.tables)
         with dask_scheduler(self._config.scheduler) as scheduler:
-            prepared = prepare(options, scheduler, quarantine, say, self._listed)
-        if self._listed is not None:
-            scrub(quarantine, self._listed, prepared.dataset.ids)
-        return prepared
+            return prepare(options, scheduler, quarantine, say, self._listed)
 
     def _summary(self, found: Joined) -> dict[str, Any]:
         """What is appended, in numbers."""

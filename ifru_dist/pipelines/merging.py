@@ -12,7 +12,7 @@ from ifru_dist.errors import SolveError
 from ifru_dist.influence.options import REMEDIES, USABLE
 from ifru_dist.influence.outcome import Outcome
 from ifru_dist.models.factory import build_model
-from ifru_dist.models.initial import unseen_rows
+from ifru_dist.models.initial import reset_rows
 from ifru_dist.workspace.version import Version
 
 
@@ -32,7 +32,7 @@ def merged_update(version: Version, outcomes: Sequence[Outcome], forgotten: NDAr
     """All changed rows with their embeddings, and the model's own parameters.
 
     Args:
-        version: Before the batch, so that it still knows the ids by which rows are reset.
+        version: Before the batch.
         outcomes: By rank; none when there was nothing to solve.
         forgotten: Global rows that are reset although they may have had no example to lose.
 
@@ -71,12 +71,11 @@ def _in_order(order: NDArray[np.int64], moved: Sequence[Tensor], reset: NDArray[
 
 
 def _reset_values(version: Version, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """What rows (n,) without any example are reset to: what the trainer gives an unseen row, (n, width)."""
+    """What rows (n,) without any example are reset to, (n, width): of an id that is erased nothing may stay in it."""
     spec, layout = version.model.spec, version.layout
     width = build_model(spec).width
     parts = [np.empty((0, width), np.float32)]
     for table, name in enumerate(layout.tables):
         local = layout.local(rows[layout.table_of(rows) == table])
-        ids = [str(value) for value in version.ids(table).take(local).to_pylist()]
-        parts.append(unseen_rows(name, ids, width, spec.init_std, version.model.seed))
+        parts.append(reset_rows(name, local.tolist(), width, spec.init_std, version.model.seed))
     return np.concatenate(parts)

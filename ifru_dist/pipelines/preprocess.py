@@ -18,7 +18,7 @@ from ifru_dist.ingest.options import PrepareOptions
 from ifru_dist.ingest.preparing import Prepared, prepare
 from ifru_dist.pipelines.progress import say
 from ifru_dist.pipelines.scheduling import SchedulerName, dask_scheduler
-from ifru_dist.pipelines.suppressing import key_and_list, scrub
+from ifru_dist.pipelines.suppressing import key_and_list
 from ifru_dist.workspace.dataset import Dataset, require_unused, write_dataset
 from ifru_dist.workspace.keys import copy_key, create_key, fingerprint
 from ifru_dist.workspace.layout import MAX_PARTITIONS
@@ -71,7 +71,6 @@ def preprocess(config: PreprocessConfig) -> None:
         dataset = replace(prepared.dataset, key_fingerprint=fingerprint(key))
         _check_spelling(config, dataset)
         if listed is not None:
-            prepared.counts["quarantine_scrubbed"] = scrub(quarantine, listed, dataset.ids)
             dataset = replace(dataset, suppressed=listed.digests)
         writing = time.perf_counter()
         version = write_dataset(workspace, dataset, config.partitions).version

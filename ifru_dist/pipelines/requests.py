@@ -3,11 +3,13 @@
 import json
 import math
 import re
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,12 +23,15 @@ from ifru_dist.workspace.version import Version
 
 READERS = {".parquet": "Parquet", ".csv": "CSV", ".jsonl": "JSON lines", ".json": "JSON lines"}
 COLUMNS = ("request_id", "scope", "user", "item")
-_OPTIONAL = ("request_id", "scope")
 _SAME_WORD = 0.85
 """How alike (difflib's ratio) a column is to another name that was meant: "requestOid", but not "request_date"; "scop",
 but not "score"."""
-_SHORT_ID = re.compile(r"req.*id")
-"""What else is meant for request_id: "req_id"."""
+_ALSO_MEANT = {
+    "request_id": re.compile(r"req.*id"),
+    "user": re.compile(r"(user|u)[\W_]*ids?"),
+    "item": re.compile(r"(item|i)[\W_]*ids?"),
+}
+"""What else is meant for a column: "req_id", "user_id"."""
 _WHOLE_FLOAT = re.compile(r"-?[0-9]+\.0+")
 _EXACT_FLOATS = 2**53
 """Beyond this, neighbouring integers are the same float."""
@@ -41,7 +46,7 @@ class Request:
     user: str | None
     item: str | None
     received: str = field(default="", compare=False)
-    """UTC time of its file's last change, ISO 8601."""
+    """UTC time of its file's last change, ISO 8601; when it was read, where the file says that it is of the future."""
     row: int = field(default=0, compare=False)
     """Its row in the file, from 1."""
     delivery: str = field(default="", compare=False)
@@ -53,15 +58,14 @@ def with_integer_ids(requests: Sequence[Request], version: Version) -> list[Requ
 
     pandas writes a column of integers with empty cells as floats: the text 352.0 in a CSV file then means 352.
     """
-    integer_users, integer_items = (pa.types.is_integer(version.ids(table).type) for table in (0, 1))
-    return [
-        replace(
-            request,
-            user=_without_fraction(request.user) if integer_users else request.user,
-            item=_without_fraction(request.item) if integer_items else request.item,
-        )
-        for request in requests
-    ]
+    integer_users, integer_items = (pa.types.is_integer(version.id_type(table)) for table in (0, 1))
+    read = []
+    for request in requests:
+        user = _without_fraction(request.user) if integer_users else request.user
+        item = _without_fraction(request.item) if integer_items else request.item
+        same = user is request.user and item is request.item
+        read.append(request if same else replace(request, user=user, item=item))
+    return read
 
 
 def read_requests(path: Path, option: str = "--requests") -> list[Request]:
@@ -77,9 +81,9 @@ def read_requests(path: Path, option: str = "--requests") -> list[Request]:
     if rows == 0:
         raise InputError(f"{path} holds no requests: give one row per deletion with columns user and item")
     _check_columns(list(columns), path)
-    _check_misspelt(list(columns), path)
+    _check_misspelt(columns, path)
     cells = [_texts(columns.get(name, [None] * rows), name, path) for name in COLUMNS]
-    received = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
+    received = datetime.fromtimestamp(min(path.stat().st_mtime, time.time()), UTC).isoformat(timespec="seconds")
     requests = [
         Request(request_id, _scope(scope, row, path), user, item, received, row)
         for row, (request_id, scope, user, item) in enumerate(zip(*cells, strict=True), start=1)
@@ -159,17 +163,38 @@ def _check_columns(names: list[str], path: Path) -> None:
         )
 
 
-def _check_misspelt(names: list[str], path: Path) -> None:
-    """Refuse a column that was meant for an optional one, which would be read as if it were not there."""
-    for known in (known for known in _OPTIONAL if known not in names):
-        for name in names:
-            plain = name.strip().lower()
-            short = known == "request_id" and _SHORT_ID.fullmatch(plain)
-            if short or get_close_matches(plain, [known], cutoff=_SAME_WORD):
-                raise InputError(
-                    f"{path} has a column {name!r}, but none {known!r}: rename it to {known} if that is meant, "
-                    "otherwise leave it out, or give it a name that is less alike"
-                )
+def _check_misspelt(columns: dict[str, list[Any]], path: Path) -> None:
+    """Refuse a column that was meant for another one, which would be read as if it were not there.
+
+    A row of scope item without a user is a whole item: were its user in a column "User", far more would go than asked.
+    """
+    for known, name in product(COLUMNS, columns):
+        if name in COLUMNS or not _is_meant(name, known):
+            continue
+        row = _filled_instead(columns[known], columns[name]) if known in columns else None
+        lacks = f"{known!r} is empty where it is filled (row {row})" if row else f"none {known!r}"
+        if row or known not in columns:
+            raise InputError(
+                f"{path} has a column {name!r}, but {lacks}: rename it to {known} if that is meant, otherwise leave it "
+                "out, or give it a name that is less alike"
+            )
+
+
+def _is_meant(name: str, known: str) -> bool:
+    """Whether a column's name is close to one that is read."""
+    plain, also = name.strip().lower(), _ALSO_MEANT.get(known)
+    return bool((also and also.fullmatch(plain)) or get_close_matches(plain, [known], cutoff=_SAME_WORD))
+
+
+def _filled_instead(values: list[Any], others: list[Any]) -> int | None:
+    """The first row in which a column is empty and one of a name like its own is not, as JSON lines may have it."""
+    rows = enumerate(zip(values, others, strict=True), start=1)
+    return next((row for row, (value, other) in rows if _is_empty(value) and not _is_empty(other)), None)
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether a cell holds nothing: a null, an empty text or NaN."""
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
 def _texts(values: list[Any], name: str, path: Path) -> list[str | None]:
@@ -179,11 +204,11 @@ def _texts(values: list[Any], name: str, path: Path) -> list[str | None]:
 
 def _text(value: Any, name: str, row: int, path: Path) -> str | None:
     """A cell as text; whole floats are integers, which pandas so writes beside empty cells."""
-    if value is None or isinstance(value, str):
-        return value or None
+    if _is_empty(value):
+        return None
+    if isinstance(value, str):
+        return value
     if isinstance(value, float):
-        if math.isnan(value):
-            return None
         if value.is_integer() and abs(value) <= _EXACT_FLOATS:
             return str(int(value))
     elif isinstance(value, int) and not isinstance(value, bool):

@@ -15,7 +15,7 @@ from ifru_dist.pipelines.catching_up import CatchingUp, CatchUpFlags, caught_up_
 from ifru_dist.pipelines.residual_budget import ResidualBudget
 from ifru_dist.pipelines.unlearn import RETRAINING_DUE
 from ifru_dist.workspace.commits import commit_restoration
-from ifru_dist.workspace.manifest import Calibration
+from ifru_dist.workspace.manifest import ModelRecord
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import Version, open_version
 
@@ -48,14 +48,14 @@ def restore(config: RestoreConfig) -> int:
     check_output(config.output, workspace.root / "reports")
     with workspace.lock("restore"):
         current = open_version(workspace, check_content=True)
-        older, calibration = _with_calibration(current, _opened(current, config.version))
+        older, calibrated_in = _with_calibration(current, _opened(current, config.version))
         commit = partial(commit_restoration, current, older)
         result = CatchingUp(config, current, older).run(commit, {"restored_version": config.version})
     result.seconds["job"] = time.perf_counter() - started
     report = caught_up_report(result, config) | {
         "job": "restore",
         "restored_version": config.version,
-        "calibration_of": calibration and calibration.version,
+        "calibration_of": calibrated_in,
     }
     summary = restore_summary(report, result.residual_budget)
     folder = config.output or workspace.root / "reports" / f"restore-{result.version_after:06d}"
@@ -75,8 +75,8 @@ def restore_summary(report: dict[str, Any], budget: ResidualBudget) -> str:
     lines = [line, *solver_in_words(report)]
     if report["calibration_of"] is not None:
         lines.append(
-            f"the model was not calibrated yet in version {report['restored_version']}: the calibration of version "
-            f"{report['calibration_of']}, which is of the same training, is its own from here on"
+            f"the model was not calibrated yet in version {report['restored_version']}: the calibration that made "
+            f"version {report['calibration_of']}, which is of the same training, is its own from here on"
         )
     return "\n".join([*lines, budget.in_words()])
 
@@ -94,8 +94,8 @@ def _opened(current: Version, number: int) -> Version:
     return older
 
 
-def _with_calibration(current: Version, older: Version) -> tuple[Version, Calibration | None]:
-    """The older version with a calibration that was made later, where it lacks one, and that calibration.
+def _with_calibration(current: Version, older: Version) -> tuple[Version, int | None]:
+    """The older version with a calibration that was made later, where it lacks one, and the version which that made.
 
     A damping belongs to a training, not to the batches after it (docs/method.md).
     """
@@ -104,5 +104,15 @@ def _with_calibration(current: Version, older: Version) -> tuple[Version, Calibr
     for number in range(current.manifest.version, older.manifest.version, -1):
         model = current.workspace.manifest(number).model
         if model and model.trained_version == older.model.trained_version and model.calibration:
-            return older.with_model(replace(older.model, calibration=model.calibration)), model.calibration
+            lent = older.with_model(replace(older.model, calibration=model.calibration))
+            return lent, _calibrated_in(current.workspace, model, number)
     return older, None
+
+
+def _calibrated_in(workspace: Workspace, model: ModelRecord, number: int) -> int:
+    """The first version, up to one that holds a model with a calibration, that holds this calibration."""
+    for version in range(model.trained_version, number):
+        manifest = workspace.manifest(version)
+        if manifest.kind == "calibrate" and manifest.model and manifest.model.calibration == model.calibration:
+            return version
+    return number

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field
 
 from ifru_dist.errors import ConfigError
@@ -61,6 +62,9 @@ class SolveFlags:
     diagonal until a step takes more iterations than the blocks cost."""
     solver_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Relative residual at which the linear solve of a Newton step stops; the next step corrects what is left of it."""
+    precision: Literal["auto", "double"] = "auto"
+    """auto: factorisation computes its edges in float32, with float64 sums, unless a tolerance is under 0.00001;
+    double: all in float64."""
     max_iterations: Annotated[int, Field(ge=1)] = 200
     """Conjugate gradient iterations per Newton step at most."""
 
@@ -108,6 +112,7 @@ class SolveFlags:
             preconditioner=self.preconditioner,
             solver_tolerance=self.solver_tolerance,
             max_iterations=self.max_iterations,
+            product_dtype=torch.float64 if self.precision == "double" else torch.float32,
         )
 
     def _path(self, anchor: AnchorKind) -> PathKind:

@@ -13,7 +13,7 @@ from ifru_dist.errors import ConfigError, InputError
 from ifru_dist.evaluation.report import check_output, write_report
 from ifru_dist.pipelines.erasing import EraseFlags, Eraser
 from ifru_dist.pipelines.gangs import Workers
-from ifru_dist.pipelines.inbox import Inbox
+from ifru_dist.pipelines.inbox import Inbox, check_folder
 from ifru_dist.pipelines.progress import say
 from ifru_dist.pipelines.requests import read_requests
 from ifru_dist.pipelines.routing import Routed
@@ -22,6 +22,8 @@ from ifru_dist.pipelines.watching import Watch, stopped_by_signal
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import open_version
 
+_OF_A_FILE, _OF_A_FOLDER = ("dry_run", "output", "allow_unmatched"), ("max_batch", "max_wait_s", "until_empty")
+"""Options that go with --requests alone, and with --watch alone."""
 RETRAINING_DUE = 9
 """Exit status when all is done, but the model is past its residual budget."""
 
@@ -36,8 +38,8 @@ class UnlearnConfig(EraseFlags):
     """Parquet, CSV or JSON lines: columns user, item, optionally scope (interaction, user or item) and request_id. One
     batch; give this or --watch."""
     watch: Path | None = None
-    """Folder into which such files are put: they are erased as they come, until SIGTERM or Ctrl-C, and each is answered
-    with a receipt (docs/formats.md)."""
+    """Folder, which must be there, into which such files are put: they are erased as they come, until SIGTERM or
+    Ctrl-C, and each is answered with a receipt (docs/formats.md)."""
     max_batch: Annotated[int, Field(ge=1)] = 10_000
     """With --watch: requests in a batch at most."""
     max_wait_s: Annotated[float, Field(ge=0)] = 5.0
@@ -69,7 +71,20 @@ def unlearn(config: UnlearnConfig) -> int:
     config = validated(config)
     if (config.requests is None) == (config.watch is None):
         raise ConfigError("--requests and --watch: give one of them: a file of requests, or a folder to watch")
+    _check_options(config)
     return _watch(config, config.watch) if config.watch else _erase_file(config, config.requests or Path(), started)
+
+
+def _check_options(config: UnlearnConfig) -> None:
+    """Refuse options that would do nothing, so far as they differ from their defaults."""
+    useless, place, why = (
+        (_OF_A_FILE, "--requests", "a watched folder is answered by receipts and a report per batch")
+        if config.watch
+        else (_OF_A_FOLDER, "--watch", "a file of requests is one batch, and the job ends with it")
+    )
+    for name in useless:
+        if getattr(config, name) != getattr(UnlearnConfig, name):
+            raise ConfigError(f"--{name.replace('_', '-')} goes with {place}: {why}")
 
 
 def _erase_file(config: UnlearnConfig, path: Path, started: float) -> int:
@@ -99,14 +114,10 @@ def _erase_file(config: UnlearnConfig, path: Path, started: float) -> int:
 
 def _watch(config: UnlearnConfig, folder: Path) -> int:
     """Erase what is put into a folder, until a signal."""
-    if config.dry_run or config.output is not None:
-        name = "--dry-run" if config.dry_run else "--output"
-        raise ConfigError(
-            f"{name} goes with --requests: a watched folder is answered by receipts and a report per batch"
-        )
     workspace, due = _workspace(config), False
     if folder.resolve().is_relative_to(workspace.root.resolve()):
         raise ConfigError(f"--watch {folder}: lies in the workspace, whose files are its own: watch a folder elsewhere")
+    check_folder(folder)
 
     def report(result: BatchResult) -> None:
         nonlocal due

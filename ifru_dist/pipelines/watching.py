@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain, islice
 from types import FrameType
 
@@ -64,10 +65,10 @@ class Watch:
 
     def _recover(self) -> None:
         """Know again which requests of the files that lie there were committed before a crash."""
-        self._inbox.accept()
+        self._inbox.go_on()
         manifest, root = self._eraser.version.manifest, self._eraser.version.workspace.root
         names = [delivery.name for delivery in self._inbox.deliveries]
-        for (name, row), settled in read_deliveries(root, manifest.requests, names).items():
+        for (name, row), settled in read_deliveries(root, manifest.requests, names, self._eraser.ledger).items():
             self._inbox.settle(name, row, settled)
 
     def _due(self, *, now: bool) -> list[Request]:
@@ -89,10 +90,16 @@ class Watch:
         except GuardError as error:
             self._erase_apart(batch, error)
             return
-        for entry in result.routed.entries:
-            self._inbox.settle(entry.delivery, entry.row, self._eraser.ledger.settled(entry))
+        self._settle(result)
         self._inbox.answer()
         self._on_batch(result)
+
+    def _settle(self, result: BatchResult) -> None:
+        """Note what became of the requests of a batch; of a rejected one it is no answer that it was applied once."""
+        for entry in result.routed.entries:
+            settled = self._eraser.ledger.settled(entry)
+            settled = replace(settled, version=None) if entry.status == "rejected" else settled
+            self._inbox.settle(entry.delivery, entry.row, settled)
 
     def _erase_apart(self, batch: list[Request], error: GuardError) -> None:
         """The requests of a batch that a guard refused, one file after the other."""
@@ -100,6 +107,7 @@ class Watch:
         if len(names) == 1:
             (delivery,) = (file for file in self._inbox.deliveries if file.name in names)
             result = self._eraser.reject(delivery.open, str(error))
+            self._settle(result)
             self._inbox.reject(delivery.path, str(error))
             self._on_batch(result)
             return

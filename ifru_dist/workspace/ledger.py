@@ -107,7 +107,7 @@ def read_ledger(
 
 
 def read_deliveries(
-    root: Path, requests: Sequence[FileEntry], deliveries: Sequence[str]
+    root: Path, requests: Sequence[FileEntry], deliveries: Sequence[str], ledger: Ledger
 ) -> dict[tuple[str, int], Settled]:
     """What became of the requests of some deliveries that are in a version, by delivery and row.
 
@@ -115,16 +115,14 @@ def read_deliveries(
     """
     found: dict[tuple[str, int], Settled] = {}
     wanted = pa.array(deliveries, pa.string())
-    for entry in requests:
-        table = open_arrow(root, entry).read_all()
+    for file in requests:
+        table = open_arrow(root, file).read_all()
         if "delivery" not in table.column_names:  # of an earlier release
             continue
         settled = pc.not_equal(table.column("status"), "rejected")
-        for row in table.filter(pc.and_(settled, pc.is_in(table.column("delivery"), value_set=wanted))).to_pylist():
-            found[row["delivery"], row["row"]] = Settled(
-                **{name: row[name] for name in ("request_id", "scope", "status", "interactions", "reason")},
-                version=row["version"] if row["status"] == "applied" else None,
-            )
+        table = table.filter(pc.and_(settled, pc.is_in(table.column("delivery"), value_set=wanted)))
+        entries = (LedgerEntry(**row) for row in table.select(LedgerEntry._fields).to_pylist())
+        found.update({(entry.delivery, entry.row): ledger.settled(entry) for entry in entries})
     return found
 
 

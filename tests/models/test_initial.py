@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from ifru_dist.models.initial import initial_embeddings, unseen_rows
+from ifru_dist.models.initial import initial_embeddings, reset_rows, unseen_rows
 
 
 def test_initial_embeddings_are_normal_with_the_given_deviation() -> None:
@@ -48,6 +48,19 @@ def test_unseen_rows_stay_what_they_were_in_earlier_releases() -> None:
     # A workspace made by one release may be unlearned by workers of the next.
     expected = np.array([[-0.003389589721336961, -0.006241342984139919, 0.009813239797949791]], dtype=np.float32)
     np.testing.assert_array_equal(unseen_rows("item", ["né 42"], 3, 0.01, seed=7), expected)
+
+
+def test_reset_rows_depend_on_seed_table_and_number_alone_and_are_those_of_no_id() -> None:
+    rows = reset_rows("user", np.arange(2_003), 16, 1e-3, seed=5)
+    assert abs(rows.std() - 1e-3) < 2e-5
+    assert np.array_equal(rows[[7, 3]], reset_rows("user", [7, 3], 16, 1e-3, seed=5))
+    for other in (
+        reset_rows("user", [7], 16, 1e-3, seed=6),
+        reset_rows("item", [7], 16, 1e-3, seed=5),
+        unseen_rows("user", ["7"], 16, 1e-3, seed=5),
+        unseen_rows("user", ["row 7"], 16, 1e-3, seed=5),
+    ):
+        assert not np.isclose(rows[7], other, rtol=1e-6, atol=0).any()
 
 
 def test_no_ids_give_no_rows() -> None:

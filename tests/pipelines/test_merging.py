@@ -8,13 +8,12 @@ import numpy as np
 import torch
 
 from ifru_dist.influence.update import Outcome
-from ifru_dist.models.initial import unseen_rows
+from ifru_dist.models.initial import reset_rows
 from ifru_dist.models.spec import ModelSpec
 from ifru_dist.pipelines.merging import merged_update
 from ifru_dist.workspace.store import Workspace
 from tests.pipelines.small import SIZES, small_workspace
 from tests.workspace.datasets import random_dataset, random_embeddings, trained_workspace
-from tests.workspaces import item_id, user_id
 
 
 def share(rows: np.ndarray, values: np.ndarray, emptied: list[int]) -> Outcome:
@@ -42,22 +41,22 @@ def test_values_of_workers_and_of_reset_rows_come_in_row_order(tmp_path: Path) -
     update = merged_update(version, outcomes, np.array([5, 40]))
     assert update.rows.tolist() == [0, 2, 3, 5, 7, 11, 40, 68, 69]
     spec = version.model.spec
-    for table, (row, name) in {"user": (5, str(user_id(5))), "item": (40, item_id(0))}.items():
-        values[row] = unseen_rows(table, [name], spec.dim, spec.init_std, version.model.seed)[0]
+    for table, (row, number) in {"user": (5, 5), "item": (40, 0)}.items():
+        values[row] = reset_rows(table, [number], spec.dim, spec.init_std, version.model.seed)[0]
     assert update.values.dtype == np.float32
     assert np.array_equal(update.values, values[update.rows])
     assert update.dense is None
 
 
-def test_a_row_of_a_further_field_is_reset_by_its_table_and_id_to_the_width_of_the_model(tmp_path: Path) -> None:
+def test_a_row_of_a_further_field_is_reset_by_its_table_and_number_to_the_width_of_the_model(tmp_path: Path) -> None:
     data, wide = random_dataset(1, (13, 9, 3)), random_embeddings(1, 25, dim=5)
     version = trained_workspace(Workspace(tmp_path / "ws"), data, wide)
     spec = ModelSpec(name="fm", dim=4, fields=3)
     version = replace(version, manifest=replace(version.manifest, model=replace(version.model, spec=spec)))
     update = merged_update(version, [share(np.array([3]), wide[[3]], [24, 22])], np.array([13]))
     assert update.rows.tolist() == [3, 13, 22, 24]
-    for value, table, name in zip(update.values[1:], ("item", "hour", "hour"), ("0000", "100", "102"), strict=True):
-        assert np.array_equal(value, unseen_rows(table, [name], 5, spec.init_std, version.model.seed)[0])
+    for value, table, number in zip(update.values[1:], ("item", "hour", "hour"), (0, 0, 2), strict=True):
+        assert np.array_equal(value, reset_rows(table, [number], 5, spec.init_std, version.model.seed)[0])
 
 
 def test_the_values_are_copied_once(tmp_path: Path) -> None:
@@ -81,8 +80,6 @@ def test_a_forgotten_row_is_reset_also_where_the_solver_moved_it(tmp_path: Path)
     update = merged_update(version, [share(part, values[part], []) for part in np.array_split(rows, 3)], forgotten)
     assert update.rows.tolist() == list(range(sum(SIZES)))
     spec = version.model.spec
-    ids = [item_id(number) for number in range(20)]
-    assert np.array_equal(
-        update.values[forgotten], unseen_rows("item", ids, spec.dim, spec.init_std, version.model.seed)
-    )
+    reset = reset_rows("item", range(20), spec.dim, spec.init_std, version.model.seed)
+    assert np.array_equal(update.values[forgotten], reset)
     assert bool((np.delete(update.values, forgotten, axis=0) == 1).all())

@@ -107,7 +107,7 @@ def test_the_audit_shows_the_release(version: Version, capsys: pytest.CaptureFix
     assert [(entry["version"], entry["reason"]) for entry in report["releases"]] == [(number, REASON)]
     assert f"released in version {number}: {REASON}" in capsys.readouterr().out
     assert audit(AuditConfig(workspace=root, item=item_id(ITEM))) == 0
-    report = report_of(root, f"audit-{number:06d}")
+    report = report_of(root, f"audit-{number:06d}-2")
     assert (report["erased"], report["suppressed"], report["releases"]) == (True, True, [])
 
 

@@ -89,6 +89,31 @@ def test_a_column_that_was_meant_for_an_optional_one_is_refused(
 
 
 @EACH_FORMAT
+@pytest.mark.parametrize("scope", ["user", "item"])
+@pytest.mark.parametrize("shape", ["{}s", "{} ", "{}_id", "{}id", "{} ID", "u/capital", "short"])
+def test_a_misspelt_user_or_item_never_widens_a_request(tmp_path: Path, suffix: str, scope: str, shape: str) -> None:
+    other = {"user": "item", "item": "user"}[scope]
+    names = {"u/capital": other.capitalize(), "short": {"user": "usr", "item": "itm"}[other]}
+    column = names.get(shape, shape.format(other))
+    row = {column: "x", scope: "y", "scope": scope}
+    refused(write(tmp_path / f"r{suffix}", [row]), f"has a column {column!r}, but none {other!r}", f"it to {other} if")
+    empty_beside = write(tmp_path / f"e{suffix}", [row | {other: "z", "scope": "interaction"}, row | {other: None}])
+    refused(empty_beside, f"a column {column!r}, but {other!r} is empty where it is filled (row 2): rename")
+    unread = row | {other: "z", "scope": "interaction"}
+    assert read_requests(write(tmp_path / f"b{suffix}", [unread]))[0].scope == "interaction"
+
+
+@pytest.mark.parametrize(("name", "meant"), [("User", "user"), ("ITEM", "item"), ("Scope", "scope")])
+def test_a_single_json_line_with_a_misspelt_name_is_refused(tmp_path: Path, name: str, meant: str) -> None:
+    whole = {"user": "u", "item": "i", "scope": "interaction"}
+    scope = {"User": "item", "ITEM": "user"}.get(name)
+    bad = {name: whole[meant]} | {key: value for key, value in whole.items() if key != meant}
+    lines = [whole, bad | ({"scope": scope} if scope else {})]
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    refused(tmp_path / "r.jsonl", f"has a column {name!r}, but {meant!r} is empty where it is filled (row 2)")
+
+
+@EACH_FORMAT
 def test_other_columns_are_not_read(tmp_path: Path, suffix: str) -> None:
     others = ("score", "request_date", "request_time", "guest_id", "user_name", "rating", "source", "id")
     path = write(tmp_path / f"r{suffix}", [{"user": "u", "item": "i", **dict.fromkeys(others, "x")}])

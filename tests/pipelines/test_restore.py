@@ -249,8 +249,8 @@ def test_a_version_of_before_the_calibration_of_its_training_gets_that_calibrati
     assert same_model(after, expected)
     report = report_of(root, "restore-000007")
     assert (report["solver"]["damping"], report["solver"]["damping_source"]) == (0.7, "calibrated")
-    assert report["calibration_of"] == 2
-    assert "the calibration of version 2, which is of the same training, is its own" in capsys.readouterr().out
+    assert report["calibration_of"] == 3
+    assert "the calibration that made version 3, which is of the same training, is its own" in capsys.readouterr().out
     documented = (_ROOT / "docs" / "reports.md").read_text().split("\n## restore")[1].split("\n## ")[0]
     assert "`calibration_of`" in documented
 

@@ -99,6 +99,7 @@ BAD = [
     ("dense_share", 0.0),
     ("dense_share", 1.5),
     ("anchor", "rows"),
+    ("precision", "half"),
     ("preconditioner", "none"),
     ("solver_tolerance", 0.0),
     ("solver_tolerance", 1.0),

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ifru_dist.errors import InputError, WorkspaceError
+from ifru_dist.pipelines.append import AppendConfig, append
 from ifru_dist.pipelines.preprocess import PreprocessConfig, preprocess
 from ifru_dist.pipelines.train import TrainConfig, train
 from ifru_dist.pipelines.unlearn import UnlearnConfig, unlearn
@@ -159,6 +160,41 @@ def test_the_quarantine_holds_nothing_that_was_erased(old: Path, tmp_path: Path)
     assert not any(is_erased(int(row["user"]), row["item"]) for row in rows)
     scrubbed = report_of(tmp_path, "new")["quarantine_scrubbed"]
     assert scrubbed + len(rows) == int((frame["user"] < USER + 1).sum())
+
+
+@pytest.mark.parametrize("spelling", ["as erased", "floats", "texts"])
+def test_nor_does_it_where_the_logs_are_refused(old: Path, tmp_path: Path, spelling: str) -> None:
+    frame = logs()
+    frame.loc[frame["user"] < USER + 1, "rating"] = np.nan
+    if spelling == "floats":
+        frame = frame.astype({"user": float})
+    frame.to_csv(tmp_path / "logs.csv", index=False)
+    if spelling == "texts":  # what was erased is known as 3.0, and the logs have 3
+        logs().astype({"user": float}).to_csv(tmp_path / "logs.csv", index=False)
+        old = tmp_path / "of texts"
+        preprocess(config(tmp_path, old.name, logs=str(tmp_path / "logs.csv")))
+        with one_torch_thread():
+            train(TrainConfig(workspace=old, dim=2, epochs=1))
+            path = request_file(tmp_path / "requests.parquet", {"user": f"{USER}.0", "item": None, "scope": "user"})
+            unlearn(UnlearnConfig(workspace=old, requests=path, workers=0, residual_budget=100))
+        frame.to_csv(tmp_path / "logs.csv", index=False)
+    with pytest.raises(InputError, match="max-bad-share"):
+        preprocess(config(tmp_path, "new", logs=str(tmp_path / "logs.csv"), suppressed_by=old))
+    rows = pq.read_table(tmp_path / "new" / "quarantine" / "rows.parquet").to_pylist()
+    assert {int(float(row["user"])) for row in rows} == {0, 1, 2}
+    if spelling != "texts":
+        assert ITEM not in {row["item"] for row in rows}
+
+
+def test_nor_does_that_of_logs_that_were_not_appended(old: Path, tmp_path: Path) -> None:
+    frame = logs().assign(rating=np.nan)
+    frame.to_parquet(tmp_path / "more.parquet")
+    with pytest.raises(InputError, match="max-bad-share"):
+        append(AppendConfig(workspace=old, logs=str(tmp_path / "more.parquet"), positive_threshold=5))
+    (path,) = (old / "quarantine").glob("append-*.parquet")
+    rows = pq.read_table(path).to_pylist()
+    assert len(rows) > 60
+    assert not any(is_erased(int(row["user"]), row["item"]) for row in rows)
 
 
 def test_no_other_key_is_overwritten_and_a_damaged_list_is_refused(old: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ifru_dist.errors import GuardError
-from ifru_dist.models.initial import unseen_rows
+from ifru_dist.models.initial import reset_rows
 from ifru_dist.models.spec import ModelSpec
 from ifru_dist.pipelines.gangs import Workers
 from ifru_dist.pipelines.unlearn import unlearn
@@ -34,7 +34,7 @@ from tests.pipelines.small import (
     tree,
     whole_user,
 )
-from tests.workspaces import item_id, user_id
+from tests.workspaces import user_id
 
 # --------------------------------------------------------------------------------------------------- one batch, whole
 
@@ -87,9 +87,9 @@ def test_only_the_touched_rows_and_the_named_examples_change(tmp_path: Path, mod
     assert np.array_equal(after.embeddings()[rows], values)
 
     users, item = [LONER, BUSY], int(ROWS[7, 1])
-    reset = unseen_rows("user", [str(user_id(row)) for row in users], 4, 1e-3, seed=1)
+    reset = reset_rows("user", users, 4, 1e-3, seed=1)
     assert np.array_equal(after.embeddings()[users], reset)
-    assert np.array_equal(after.embeddings()[[item]], unseen_rows("item", [item_id(item - SIZES[0])], 4, 1e-3, seed=1))
+    assert np.array_equal(after.embeddings()[[item]], reset_rows("item", [item - SIZES[0]], 4, 1e-3, seed=1))
     assert after.original().manifest.version == 2
 
 

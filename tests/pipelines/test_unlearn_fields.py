@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ifru_dist.interactions import Interactions
 from ifru_dist.models.base import Dense, Model
-from ifru_dist.models.initial import unseen_rows
+from ifru_dist.models.initial import reset_rows
 from ifru_dist.models.spec import ModelSpec
 from ifru_dist.workspace.version import Version
 from tests.pipelines.batches import report_of, run
@@ -55,9 +55,9 @@ def before(request: pytest.FixtureRequest, tmp_path: Path) -> Version:
     return make_workspace(tmp_path / "ws", SIZES, data(), embeddings, SPECS[request.param], partitions=5)
 
 
-def reset_row(table: str, name: str) -> np.ndarray:
+def reset_row(table: str, number: int) -> np.ndarray:
     """What a row holds that lost all its examples."""
-    return unseen_rows(table, [name], 4, ModelSpec.init_std, 1)[0]
+    return reset_rows(table, [number], 4, ModelSpec.init_std, 1)[0]
 
 
 def test_a_pair_goes_with_all_its_fields_and_the_value_that_only_it_had_is_reset(before: Version) -> None:
@@ -66,9 +66,9 @@ def test_a_pair_goes_with_all_its_fields_and_the_value_that_only_it_had_is_reset
     after = run(root, request)
     assert after.train().rows.tolist() == data().rows[:150].tolist()
     values = after.embeddings()
-    assert np.array_equal(values[USER], reset_row("user", str(user_id(USER))))
-    assert np.array_equal(values[ITEM], reset_row("item", item_id(ITEM - SIZES[0])))
-    assert np.array_equal(values[FIELD], reset_row("field2", str(field_id(3))))
+    assert np.array_equal(values[USER], reset_row("user", USER))
+    assert np.array_equal(values[ITEM], reset_row("item", ITEM - SIZES[0]))
+    assert np.array_equal(values[FIELD], reset_row("field2", 3))
     assert not np.array_equal(values[FIELD - 1], before.embeddings()[FIELD - 1])
     # A value of a field is not forgotten: it names nobody.
     assert after.find_rows(2, pa.array([str(field_id(3))])).tolist() == [FIELD]

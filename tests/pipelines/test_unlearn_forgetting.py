@@ -11,11 +11,13 @@ from sklearn.metrics import roc_auc_score
 
 from ifru_dist.errors import GuardError, InputError
 from ifru_dist.interactions import Interactions
-from ifru_dist.models.initial import unseen_rows
+from ifru_dist.models.initial import reset_rows
 from ifru_dist.pipelines.evaluate import EvaluateConfig, evaluate
 from ifru_dist.pipelines.gangs import Workers
+from ifru_dist.pipelines.restore import RestoreConfig, restore
 from ifru_dist.pipelines.scoring import Scorer
 from ifru_dist.pipelines.unlearn import unlearn
+from ifru_dist.pipelines.vacuum import VacuumConfig, vacuum
 from ifru_dist.workspace.keys import create_key
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.tables import read_delta
@@ -33,7 +35,7 @@ from tests.pipelines.small import (
     whole_user,
 )
 from tests.workspace.datasets import random_dataset, random_embeddings, random_interactions, trained_workspace
-from tests.workspaces import item_id, user_id
+from tests.workspaces import user_id
 
 ITEM = int(ROWS[7, 1]) - SIZES[0]
 NEVER_SEEN = SIZES[1] - 1
@@ -91,7 +93,7 @@ def test_whole_users_and_items_go_with_ids_and_held_out_pairs(
     assert after.find_rows(0, pa.array([str(user_id(BUSY))])).tolist() == [-1]
     gone = np.isin(held_out.rows, rows).any(axis=1) | (held_out.rows == ROWS[0]).all(axis=1)
     assert_left(after, held_out, gone)
-    reset = [unseen_rows("user", [str(user_id(BUSY))], 4, 1e-3, 1), unseen_rows("item", [item_id(ITEM)], 4, 1e-3, 1)]
+    reset = [reset_rows("user", [BUSY], 4, 1e-3, 1), reset_rows("item", [ITEM], 4, 1e-3, 1)]
     assert np.array_equal(after.embeddings()[rows], np.concatenate(reset))
 
     report = report_of(root, "unlearn-000003")
@@ -120,11 +122,11 @@ def test_a_row_without_training_data_is_a_batch_of_its_own(
     root = before.workspace.root
     if scope == "user":
         emptied = run(root, *(pair(rows) for rows in ROWS[ROWS[:, 0] == BUSY]))
-        row, request, reset = BUSY, whole_user(BUSY), unseen_rows("user", [str(user_id(BUSY))], 4, 1e-3, seed=1)
+        row, request, reset = BUSY, whole_user(BUSY), reset_rows("user", [BUSY], 4, 1e-3, seed=1)
     else:
         emptied = run(root, pair(ROWS[50]))
         row, request = SIZES[0] + NEVER_SEEN, whole_item(NEVER_SEEN)
-        reset = unseen_rows("item", [item_id(NEVER_SEEN)], 4, 1e-3, seed=1)
+        reset = reset_rows("item", [NEVER_SEEN], 4, 1e-3, seed=1)
     here = len(emptied.held_out("test"))
     capsys.readouterr()
     after = run(root, request)
@@ -162,7 +164,7 @@ def test_a_row_without_training_data_is_reset_beside_rows_that_are_solved_for(tm
     assert (np.diff(rows) > 0).all()
     assert len(rows) > 3
     row = SIZES[0] + NEVER_SEEN
-    assert np.array_equal(values[rows == row], unseen_rows("item", [item_id(NEVER_SEEN)], 4, 1e-3, seed=1))
+    assert np.array_equal(values[rows == row], reset_rows("item", [NEVER_SEEN], 4, 1e-3, seed=1))
     report = report_of(root, "unlearn-000003")
     assert (report["rows_updated"], report["subgraph"]["rows"]) == (len(rows), len(rows) - 1)
     assert report["subgraph"]["rows_reset"] == 1
@@ -175,7 +177,7 @@ def test_what_was_forgotten_stays_a_duplicate_and_changes_nothing(
     root = tmp_path / "ws"
     small_workspace(root, name=model)
     run(root, whole_user(BUSY), whole_item(NEVER_SEEN))
-    files = tree(root)
+    files, before = tree(root), open_version(Workspace(root))
     monkeypatch.setattr(Workers, "run", None)  # nothing is started for what is known to be done
     again = [
         whole_user(BUSY),
@@ -184,10 +186,17 @@ def test_what_was_forgotten_stays_a_duplicate_and_changes_nothing(
         pair(ROWS[ROWS[:, 0] == BUSY][0]),
         pair(np.array([2, SIZES[0] + NEVER_SEEN])),
     ]
-    assert run(root, *again).manifest.version == 3
-    report = report_of(root, "unlearn-000003-nothing-to-do")
-    assert report["requests"]["duplicate"] == len(again)
-    assert (report["rows_forgotten"], report["held_out_erased"], report["rows_updated"]) == (0, 0, 0)
+    after = run(root, *again)  # there is a version for the ledger, which holds other requests for the same
+    assert (after.manifest.version, after.model, after.manifest.forgotten) == (
+        4,
+        before.model,
+        before.manifest.forgotten,
+    )
+    assert run(root, *again).manifest.version == 4
+    for name in ("unlearn-000004", "unlearn-000004-nothing-to-do"):
+        report = report_of(root, name)
+        assert report["requests"]["duplicate"] == len(again)
+        assert (report["rows_forgotten"], report["held_out_erased"], report["rows_updated"]) == (0, 0, 0)
     assert files.items() <= tree(root).items()
     refuse(root, [whole_user(10_000)], InputError, "none of the 1 requests", "its user or item has no training data")
 
@@ -228,6 +237,32 @@ def test_no_new_file_names_what_was_forgotten(tmp_path: Path) -> None:
     assert [name for name, content in new.items() if b"zoe" in content or b"film" in content] == []
 
 
+def test_the_model_that_is_left_is_the_same_whatever_the_erased_ids_were(tmp_path: Path) -> None:
+    # Else who has the workspace could try ids until one gives the rows that are there.
+    kept = []
+    for name in ("alice", "bob"):
+        data, workspace = random_dataset(4, n_train=40), Workspace(tmp_path / name)
+        create_key(workspace.default_key_file)
+        ids = tuple(
+            pa.array(
+                [f"{name}-{row}" if row in (3, 5) else f"of {row}" for row in range(len(table))], pa.large_string()
+            )
+            for table in data.ids
+        )
+        trained_workspace(workspace, replace(data, ids=ids), random_embeddings(4, 22))
+        requests = [{"user": f"{name}-{row}", "scope": "user"} for row in (3, 5)]
+        requests += [{"item": f"{name}-{row}", "scope": "item"} for row in (3, 5)]
+        run(workspace.root, *requests[1:3])
+        embeddings = [run(workspace.root, requests[0], requests[3]).embeddings()]
+        assert restore(RestoreConfig(workspace=workspace.root, version=2, workers=0, residual_budget=100)) == 0
+        assert vacuum(VacuumConfig(workspace=workspace.root, keep_versions=1)) == 0
+        after = open_version(workspace)
+        kept.append([*embeddings, after.embeddings()])
+    for one, other in zip(*kept, strict=True):
+        assert one.tobytes() == other.tobytes()
+        assert one[after.forgotten_rows()].any(axis=1).all()
+
+
 @MODELS
 def test_evaluation_measures_the_held_out_pairs_that_are_left(
     tmp_path: Path, held_out: Interactions, model: str
@@ -263,9 +298,11 @@ def test_a_held_out_pair_alone_is_a_batch(before: Version, held_out: Interaction
     assert report["requests"]["applied"] == 1
     counts = [report[key] for key in ("interactions_erased", "rows_updated", "rows_forgotten", "held_out_erased")]
     assert counts == [0, 0, 0, 4]
-    for request in (pair(held_out.rows[2]), pair(held_out.rows[2]) | {"request_id": "again"}):
-        assert run(root, request).manifest.version == 3
-        assert report_of(root, "unlearn-000003-nothing-to-do")["requests"]["duplicate"] == 1
+    assert run(root, pair(held_out.rows[2])).manifest.version == 3
+    assert report_of(root, "unlearn-000003-nothing-to-do")["requests"]["duplicate"] == 1
+    noted = run(root, pair(held_out.rows[2]) | {"request_id": "again"})  # another request, for the ledger alone
+    assert (noted.manifest.version, noted.model) == (4, before.model)
+    assert report_of(root, "unlearn-000004")["requests"]["duplicate"] == 1
 
 
 def test_a_pair_in_training_and_held_out_loses_both(before: Version, held_out: Interactions) -> None:

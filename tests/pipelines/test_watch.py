@@ -20,7 +20,7 @@ from ifru_dist.pipelines.inbox import Inbox
 from ifru_dist.pipelines.unlearn import RETRAINING_DUE, UnlearnConfig, unlearn
 from ifru_dist.workspace.history import find_events, wanted_digests
 from ifru_dist.workspace.keys import load_key
-from ifru_dist.workspace.store import Workspace
+from ifru_dist.workspace.store import Workspace, utc_now
 from ifru_dist.workspace.version import open_version
 from tests.pipelines.batches import ERASED, ROWS, copy
 from tests.pipelines.small import (
@@ -32,6 +32,7 @@ from tests.pipelines.small import (
     request_file,
     small_interactions,
     small_workspace,
+    tree,
     whole_item,
     whole_user,
 )
@@ -153,6 +154,35 @@ def test_what_is_no_request_file_is_left_alone_and_said_once(
     assert (folder / "link.csv").is_symlink()
 
 
+def test_names_are_printed_on_one_line_without_control_characters(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["a\nanswered b.csv: 9 requests.csv", "c\x1b[2J  d.csv", "e\n  f.csv"]
+    files = {names[0]: "user,item\n1,2\n", names[1]: "user,item\n1,\n", names[2]: "\n"}
+    folder = put(tmp_path / "inbox", {})
+    for name, content in files.items():
+        (folder / name).write_text(content)
+    assert watch(root, folder) == 0
+    printed = capsys.readouterr().out
+    assert not any(line.startswith(("answered b", "  f.csv")) for line in printed.splitlines())
+    assert "answered a\\nanswered b.csv: 9 requests.csv: 1 requests\n" in printed
+    assert "rejected c\\x1b[2J  d.csv: " in printed
+    assert "\x1b" not in printed
+    answers = receipts(folder)
+    assert set(answers) == set(names)
+    assert not any(str(tmp_path) in answers[name]["reason"] for name in names[1:])
+
+
+def test_a_file_of_the_future_was_received_now(root: Path, tmp_path: Path) -> None:
+    folder = put(tmp_path / "inbox", {"a.parquet": FILES["a.parquet"]})
+    os.utime(folder / "a.parquet", (4_000_000_000,) * 2)
+    before = utc_now()
+    assert watch(root, folder) == 0
+    assert before <= receipts(folder)["a.parquet"]["received"] <= utc_now()
+    (event, *_) = find_events(root, Workspace(root).manifest().requests)
+    assert event.received == receipts(folder)["a.parquet"]["received"]
+
+
 def test_a_rejected_file_does_not_replace_another_of_its_name(root: Path, tmp_path: Path) -> None:
     folder = put(tmp_path / "inbox", {})
     for content in ("user,item\n1,\n", "user,item\n,2\n"):
@@ -167,6 +197,11 @@ def test_only_the_file_that_is_too_much_is_refused_by_a_guard(root: Path, tmp_pa
     answers = receipts(folder)
     assert [answers[name]["status"] for name in FILES] == ["done", "rejected", "done"]
     assert "--max-interactions = 10, but" in answers["b.parquet"]["reason"]
+    assert (answers["b.parquet"]["applied"], answers["b.parquet"]["rejected"]) == (0, 3)
+    rows = answers["b.parquet"]["requests"]
+    assert [(entry["row"], entry["status"], entry["version"]) for entry in rows] == [
+        (row, "rejected", None) for row in (1, 2, 3)
+    ]
     assert left(folder) == ["rejected/b.parquet"]
     assert np.isin(BUSY, open_version(Workspace(root)).train().rows[:, 0])
 
@@ -191,7 +226,7 @@ def test_a_batch_that_erases_nothing_is_in_the_ledger_also_when_its_receipt_was_
 ) -> None:
     folder = put(tmp_path / "inbox", {"x.parquet": [whole_user(10_000), {"user": "nobody", "item": "00001"}]})
 
-    def dies(inbox: Inbox, path: Path, name: str, content: dict[str, Any]) -> None:
+    def dies(inbox: Inbox, path: Path, content: dict[str, Any]) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -208,15 +243,17 @@ def test_a_batch_that_erases_nothing_is_in_the_ledger_also_when_its_receipt_was_
     assert [(event.status, event.version) for event in events] == [("not_found", 3)] * 2
 
 
-def test_a_file_that_is_put_in_again_is_known_and_one_of_another_name_holds_duplicates(
-    root: Path, tmp_path: Path
-) -> None:
+def test_a_file_that_is_put_in_again_holds_duplicates_under_its_name_or_another(root: Path, tmp_path: Path) -> None:
     folder = put(tmp_path / "inbox")
     watch(root, folder)
-    before, answers = manifests_of(root), receipts(folder)
+    before, first = manifests_of(root), tree(folder / "receipts")
     put(folder)
     assert watch(root, folder) == 0
-    assert (manifests_of(root), receipts(folder), left(folder)) == (before, answers, [])
+    assert (manifests_of(root), left(folder)) == (before, [])
+    kept = {name for name in tree(folder / "receipts") if name.endswith(".1.json")}
+    assert {name.replace(".1.json", ".json"): tree(folder / "receipts")[name] for name in kept} == first
+    statuses = [[entry["status"] for entry in answer["requests"]] for answer in receipts(folder).values()]
+    assert statuses == [["duplicate"] * 2, ["duplicate"] * 3, ["duplicate", "not_found"]]
     put(folder, {"again.parquet": FILES["a.parquet"]})
     assert watch(root, folder) == 0
     assert [entry["status"] for entry in receipts(folder)["again.parquet"]["requests"]] == ["duplicate"] * 2
@@ -320,11 +357,18 @@ def test_options_that_do_not_go_together_are_refused(root: Path, tmp_path: Path)
     for changes in ({"watch": None}, {"requests": tmp_path / "r.csv"}):
         with pytest.raises(ConfigError, match="--requests and --watch: give one of them"):
             watch(root, tmp_path / "inbox", **changes)
-    for changes in ({"dry_run": True}, {"output": tmp_path / "out"}):
-        with pytest.raises(ConfigError, match="goes with --requests"):
+    for changes in ({"dry_run": True}, {"output": tmp_path / "out"}, {"allow_unmatched": True}):
+        with pytest.raises(ConfigError, match=f"--{next(iter(changes)).replace('_', '-')} goes with --requests"):
             watch(root, tmp_path / "inbox", **changes)
+    file = request_file(tmp_path / "r.parquet", pair(ROWS[0]))
+    for changes in ({"until_empty": True}, {"max_batch": 9}, {"max_wait_s": 0.0}):
+        with pytest.raises(ConfigError, match=f"--{next(iter(changes)).replace('_', '-')} goes with --watch"):
+            unlearn(UnlearnConfig(workspace=root, requests=file, workers=0, **changes))
     with pytest.raises(ConfigError, match="lies in the workspace"):
         watch(root, root / "requests")
+    with pytest.raises(InputError, match=r"--watch .*inbox: there is no such folder: make it"):
+        watch(root, tmp_path / "inbox")
+    assert not (tmp_path / "inbox").exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"--watch .*: name a folder that you may write to"):
         watch(root, tmp_path / "file")

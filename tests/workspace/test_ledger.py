@@ -44,10 +44,18 @@ def test_a_request_that_comes_again_is_known_and_stays_applied(tmp_path: Path) -
 def test_rejected_requests_of_a_file_are_not_settled_when_it_comes_again(tmp_path: Path) -> None:
     entries = [_entry("a", status, bytes(32))._replace(delivery="d", row=row) for row, status in _ROWS.items()]
     files = [write_requests(tmp_path, entries, 5)]
-    assert {row: settled.status for (_, row), settled in read_deliveries(tmp_path, files, ["d"]).items()} == {
-        1: "applied",
-        3: "not_found",
-    }
+    found = read_deliveries(tmp_path, files, ["d"], read_ledger(tmp_path, files, []))
+    assert {row: settled.status for (_, row), settled in found.items()} == {1: "applied", 3: "not_found"}
+
+
+def test_a_duplicate_names_the_version_of_the_request_that_it_repeats(tmp_path: Path) -> None:
+    first = _entry("a", "applied", bytes(32))
+    again = _entry("a", "duplicate", bytes(32))._replace(delivery="d", row=1)
+    files = [write_requests(tmp_path, [first], 5), write_requests(tmp_path, [again], 6)]
+    ledger = read_ledger(tmp_path, files, [])
+    (settled,) = read_deliveries(tmp_path, files, ["d"], ledger).values()
+    assert settled == ledger.settled(again)
+    assert settled.version == 5
 
 
 def test_what_was_erased_is_known_by_itself_its_user_or_its_item(tmp_path: Path) -> None:
