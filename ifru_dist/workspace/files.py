@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Self
@@ -156,7 +157,7 @@ def check_size(root: Path, entry: FileEntry) -> None:
     path = root / entry.path
     try:
         size = path.stat().st_size
-        is_inside = path.resolve().is_relative_to(root.resolve()) and path.is_file()
+        is_inside = _lies_in(root, path) and path.is_file()
     except FileNotFoundError:
         raise WorkspaceError(f"{path} is missing: {REMEDY}") from None
     except OSError as error:  # a folder that is a file now, a circle of links, no permission
@@ -165,6 +166,19 @@ def check_size(root: Path, entry: FileEntry) -> None:
         raise WorkspaceError(f"{path} is no file inside the workspace: {REMEDY}")
     if size != entry.size_bytes:
         raise WorkspaceError(f"{path} is damaged: {size} bytes where {entry.size_bytes} were written: {REMEDY}")
+
+
+def _lies_in(root: Path, path: Path) -> bool:
+    """Whether a file lies in a folder, wherever links lead; folders are followed once, not for each of their files."""
+    if path.is_symlink():
+        return path.resolve().is_relative_to(root.resolve())
+    return _resolved(path.parent).is_relative_to(_resolved(root))
+
+
+@lru_cache(maxsize=64)
+def _resolved(folder: Path) -> Path:
+    """Where a folder is."""
+    return folder.resolve()
 
 
 def check_content(root: Path, entry: FileEntry) -> None:
