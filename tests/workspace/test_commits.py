@@ -95,7 +95,7 @@ def test_requests_and_digests_are_kept_over_versions(trained: Version) -> None:
         commit_erasure(open_version(trained.workspace), batch)
     manifest = trained.workspace.manifest()
     ledger = read_ledger(trained.workspace.root, manifest.requests, manifest.suppression)
-    assert ledger.applied == {("r0", digests[0]): 3, ("r1", digests[1]): 4}
+    assert ledger.requests == {("r0", digests[0]): 3, ("r1", digests[1]): 4}
     assert ledger.suppressed == set(digests)
 
 
@@ -126,10 +126,12 @@ def test_every_file_is_durable_before_it_has_its_name_and_every_name_before_the_
     recorded("rename", lambda source, _: str(source))
     recorded("link", lambda source, _: str(source))
     gone = {"forgotten": np.array([0]), "held_out": {"valid": np.array([1])}}
-    commit_erasure(trained, erasure([2, 4], [0, 20], random_embeddings(1, 2), **gone))
+    commit_erasure(trained, erasure([2, 4], [0, 20], random_embeddings(1, 2), suppressed=[bytes(32)], **gone))
     done.clear()  # the first batch makes folders, too
     gone = {"forgotten": np.array([1]), "held_out": {"valid": np.array([2])}}
-    commit_erasure(open_version(trained.workspace), erasure([5], [1, 20], random_embeddings(2, 2), **gone))
+    commit_erasure(
+        open_version(trained.workspace), erasure([5], [1, 20], random_embeddings(2, 2), suppressed=[bytes(32)], **gone)
+    )
     at = {call: position for position, call in enumerate(done)}
     assert len(at) == len(done)  # nothing twice: each file, and each folder, is synced once
     renamed = [path for name, path in done if name == "rename"]
@@ -152,7 +154,7 @@ def test_erasing_costs_a_few_small_files_whatever_the_size_of_the_tables(
         version = trained_workspace(workspace, random_dataset(1, (40, n_items), 500), embeddings)
         before = {path for path in workspace.root.rglob("*.arrow")}
         gone = {"forgotten": np.array([0]), "held_out": {"valid": np.array([1])}} if forgets else {}
-        commit_erasure(version, erasure([2, 4], [0, 41], embeddings[:2], **gone))
+        commit_erasure(version, erasure([2, 4], [0, 41], embeddings[:2], suppressed=[bytes(32)], **gone))
         sizes.append([path.stat().st_size for path in sorted({*workspace.root.rglob("*.arrow")} - before)])
     assert len(sizes[0]) == files
     assert sorted(sizes[0]) == sorted(sizes[1])
