@@ -72,7 +72,9 @@ def _zeros(kind: ir.Type) -> ir.Value:
 
 
 def _place(context: Any, builder: Any, matrix: Any, values: tuple[Any, Any], width: int) -> Any:
-    """The address of a row of a C-contiguous matrix of this width, as a number."""
+    """The address of a row of a C-contiguous matrix of this width, as a number; other matrices do not compile."""
+    if matrix.layout != "C":
+        raise ValueError("the rows of a matrix must lie one after the other in memory: make it contiguous")
     array = context.make_array(matrix)(context, builder, values[0])
     row_bytes = ir.Constant(_WORD, width * _BYTES[matrix.dtype])
     return builder.add(builder.ptrtoint(array.data, _WORD), builder.mul(values[1], row_bytes))
