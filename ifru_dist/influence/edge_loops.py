@@ -62,32 +62,6 @@ def loops_for(width: int) -> Loops:
                 result[edge] = dot_rows(near, load_row(halo, np.int64(col[edge]), width))
 
     @njit(**_COMPILE)
-    def weighted_sum(
-        first: int, stop: int, indptr: Indices, col: Indices, weight: Floats, halo: Floats, result: Floats
-    ) -> None:
-        last = len(col) - 1
-        for row in range(first, stop):
-            for start in range(indptr[row], indptr[row + 1], _RUN):
-                total = zero_row(halo, width)
-                for edge in range(start, min(start + _RUN, indptr[row + 1])):
-                    prefetch_row(halo, np.int64(col[min(edge + EDGES_AHEAD, last)]), width)
-                    total = add_scaled(total, weight[edge], load_row(halo, np.int64(col[edge]), width))
-                add_to_row(result, row, total)
-
-    @njit(**_COMPILE)
-    def weighted_squares(
-        first: int, stop: int, indptr: Indices, col: Indices, weight: Floats, halo: Floats, result: Floats
-    ) -> None:
-        last = len(col) - 1
-        for row in range(first, stop):
-            for start in range(indptr[row], indptr[row + 1], _RUN):
-                total = zero_row(halo, width)
-                for edge in range(start, min(start + _RUN, indptr[row + 1])):
-                    prefetch_row(halo, np.int64(col[min(edge + EDGES_AHEAD, last)]), width)
-                    total = add_scaled(total, weight[edge], square_row(load_row(halo, np.int64(col[edge]), width)))
-                add_to_row(result, row, total)
-
-    @njit(**_COMPILE)
     def weighted_difference(
         first: int,
         stop: int,
@@ -229,8 +203,8 @@ def loops_for(width: int) -> Loops:
 
     return Loops(
         scores,
-        weighted_sum,
-        weighted_squares,
+        _weighted(width, squared=False),
+        _weighted(width, squared=True),
         weighted_difference,
         score_changes,
         shifted_sum,
@@ -238,3 +212,25 @@ def loops_for(width: int) -> Loops:
         moving_sum,
         row_blocks,
     )
+
+
+def _weighted(width: int, *, squared: bool) -> Callable[..., None]:
+    """The loop that sums weighted far ends, or their squares."""
+
+    @njit(**_COMPILE)
+    def weighted_sum(
+        first: int, stop: int, indptr: Indices, col: Indices, weight: Floats, halo: Floats, result: Floats
+    ) -> None:
+        last = len(col) - 1
+        for row in range(first, stop):
+            for start in range(indptr[row], indptr[row + 1], _RUN):
+                total = zero_row(halo, width)
+                for edge in range(start, min(start + _RUN, indptr[row + 1])):
+                    prefetch_row(halo, np.int64(col[min(edge + EDGES_AHEAD, last)]), width)
+                    far = load_row(halo, np.int64(col[edge]), width)
+                    if squared:  # known when the loop is compiled
+                        far = square_row(far)
+                    total = add_scaled(total, weight[edge], far)
+                add_to_row(result, row, total)
+
+    return weighted_sum
