@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from ifru_dist.influence.communicator import Communicator
+from ifru_dist.influence.dot_terms import DotTerms
 from ifru_dist.influence.kernels import Kernels
 from ifru_dist.influence.options import SolveOptions
 from ifru_dist.influence.shard import Block, Shard, make_block
-from ifru_dist.influence.terms import Terms, make_terms
+from ifru_dist.influence.terms import Terms
+from ifru_dist.influence.tuple_terms import TupleTerms
 from ifru_dist.models.base import Model
 from ifru_dist.models.losses import Loss, tempered
 
@@ -48,8 +50,19 @@ class Problem:
 
     def terms(self, block: Block) -> Terms:
         """The losses of a block's examples."""
-        return make_terms(block, self.model, self.loss, self.kernels)
+        return self._terms(block, self.loss)
 
     def untempered_terms(self, block: Block) -> Terms:
         """The losses as the model was trained with them."""
-        return make_terms(block, self.model, self.model.loss, self.kernels)
+        return self._terms(block, self.model.loss)
+
+    def _terms(self, block: Block, loss: Loss) -> Terms:
+        """Closed forms where the score is made of dot products, torch.func for any other."""
+        if self.model.dot_product:
+            return DotTerms(block, loss, self.kernels)
+        if self.model.sampled_negatives and self.model.scorer.dot_product and block.label.device.type == "cpu":
+            # Imported here: a worker with a GPU has no use for the compiler.
+            from ifru_dist.influence.pairwise_terms import PairwiseTerms
+
+            return PairwiseTerms(block, loss)
+        return TupleTerms(block, self.model, loss)

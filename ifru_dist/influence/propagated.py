@@ -17,7 +17,7 @@ from ifru_dist.influence.problem import Problem
 from ifru_dist.influence.propagation import ShardedPropagation, links_of, normalised, spread_diagonal
 from ifru_dist.influence.pruned import PrunedCurvature, PrunedTerms
 from ifru_dist.influence.shard import row_totals
-from ifru_dist.influence.terms import TermsAt
+from ifru_dist.influence.terms import WholeTerms
 
 
 class PropagatedObjective:
@@ -61,7 +61,7 @@ class PropagatedObjective:
     def start_gradient(self) -> Tensor:
         """Gradient of all examples before the batch on the graph before, regularisers included, (m, d)."""
         if self._tilt is None:
-            by_output = self.start.gradient(self.block.factor)
+            by_output = self.start.gradient()
             factor = self.problem.model.l2 * row_totals(self.block.indptr, self.block.factor)[:, None] + self._row_decay
             self._tilt = self.before.apply(by_output) + factor * self.problem.shard.embeddings
         return self._tilt[self.positions]
@@ -69,7 +69,7 @@ class PropagatedObjective:
     def start_squares(self, *, everywhere: bool = True) -> Tensor:
         """Of all own rows in any case: by the outputs, spread over the embeddings without terms between layers."""
         terms = self.problem.untempered_terms(self.block)
-        squares = terms.at(self.start.rows, self.start.halo, self.dense).squares(self.block.factor)
+        squares = terms.at(self.start.rows, self.start.halo, self.dense).squares()
         return spread_diagonal(self.before, squares).mean(dim=1)
 
     def start_residual(self) -> RowValues:
@@ -92,11 +92,11 @@ class PropagatedObjective:
         other.anchor = self.anchor.seen_by(other)
         return other
 
-    def after_erasure(self, embeddings: Tensor) -> TermsAt:
+    def after_erasure(self, embeddings: Tensor) -> WholeTerms:
         """The examples at the outputs that the graph without the erased edges makes of embeddings (n, d)."""
         return self._examples(self.after.apply(embeddings))
 
-    def _examples(self, outputs: Tensor) -> TermsAt:
+    def _examples(self, outputs: Tensor) -> WholeTerms:
         """The examples at outputs (n, d)."""
         return self._terms.at(outputs, self.problem.communicator.gather_rows(self.block.plan, outputs), self.dense)
 
@@ -167,15 +167,13 @@ class PropagatedPoint:
     def diagonal(self) -> Tensor:
         """Approximate Gauss-Newton diagonal on all own rows (n, d): each layer by itself, no terms between layers."""
         objective = self._objective
-        terms = self.state.curvature(objective.block.kept, "gauss-newton", torch.float64)
+        terms = self.state.curvature("gauss-newton", torch.float64)
         return spread_diagonal(objective.after, terms.diagonal).add_(objective.all_ridge)
 
     def _difference(self) -> Tensor:
         """``everywhere``, computed."""
         objective, now, start = self._objective, self.state, self._objective.start
-        block = objective.block
-        first, second = start.gradient(block.factor), now.gradient(block.kept)
-        change = start.less(block.factor, now, block.kept)
+        first, second, change = start.gradient(), now.kept_gradient(), start.less(now)
         data = objective.before.less(first, objective.after, second, change)
         before = objective.problem.shard.embeddings
         data.add_(objective.lost_ridge * before)
@@ -189,14 +187,14 @@ class PropagatedCurvature:
     def __init__(self, objective: PropagatedObjective, point: PropagatedPoint, kind: CurvatureKind) -> None:
         """Weights and preconditioner at a point."""
         self._objective = objective
-        self._terms = point.state.curvature(objective.block.kept, kind, torch.float64)
+        self._terms = point.state.curvature(kind, torch.float64)
         by_output = self._terms.diagonal
         self.diagonal = spread_diagonal(objective.after, by_output).add_(objective.all_ridge)[objective.positions]
 
     def blocks(self, chosen: Tensor) -> None:
         """None: an output depends on rows far away, so a block of the embeddings would have to read them all."""
 
-    def product(self, vector: Tensor) -> Tensor:
+    def product(self, vector: Tensor, damping: Tensor | None = None) -> Tensor:
         """P^T H P vector + the regularisers' term on the selected rows (m, d), where H is that of the outputs."""
         objective, block = self._objective, self._objective.block
         spread = torch.zeros_like(objective.problem.shard.embeddings, dtype=torch.float64)
@@ -204,4 +202,5 @@ class PropagatedCurvature:
         change = objective.after.apply(spread)
         far = objective.problem.communicator.gather_rows(block.plan, change)
         image = self._terms.product(change, far, block.cols)
-        return objective.after.apply(image)[objective.positions].addcmul_(objective.ridge, vector)
+        ridge = objective.ridge if damping is None else objective.ridge + damping
+        return objective.after.apply(image)[objective.positions].addcmul_(ridge, vector)
