@@ -11,7 +11,7 @@ from ifru_dist.influence.objective import CurvatureKind, Outside, Point, RowValu
 from ifru_dist.influence.place import Place
 from ifru_dist.influence.problem import Problem
 from ifru_dist.influence.sampling import within_budget
-from ifru_dist.influence.shard import Block, row_counts, row_totals
+from ifru_dist.influence.shard import Block, row_totals
 from ifru_dist.influence.terms import Terms, TermsAt, WholeTerms
 
 
@@ -47,14 +47,15 @@ class DirectObjective:
         self.edges_per_residual = 2 * (len(self.block.label) + dense_edges)
         self._read_terms = self._terms if self.read is self.block else problem.terms(self.read)
         self.before = self._started(self.block, self._terms)
-        self.start = DirectPoint(self, Place(shard.embeddings, self.positions), self.before)
+        start = Place(shard.embeddings, self.positions)
+        self.dense_before = None if self.dense is None else self.dense.at(start)
         self._tilt: Tensor | None = None
         self._fringe: tuple[Block, Terms, WholeTerms, MovingExchange] | None = None
 
     def at(self, place: Place) -> "DirectPoint":
         """The examples of the selected rows; only rows that moved travel."""
         if place.moved is None:
-            return self.start
+            return DirectPoint(self, place, self.before)
         arriving = self.problem.communicator.gather_rows(self.moving.plan, place.rows)
         dense = self._dense.at(place)
         return DirectPoint(self, place, self._terms.moved(self.before, place.rows, arriving, self.moving, dense))
@@ -62,10 +63,9 @@ class DirectObjective:
     def start_gradient(self) -> Tensor:
         """Gradient of all examples before the batch, regularisers included, (m, d)."""
         if self._tilt is None:
-            start = self.start
             self._tilt = self.before.gradient().addcmul_(self._start_ridge, self.before.rows)
-            if start.dense is not None:
-                start.dense.add_gradient(self._tilt, start.dense.share.factor)
+            if self.dense_before is not None:
+                self.dense_before.add_gradient(self._tilt, self.dense_before.share.factor)
         return self._tilt
 
     def start_squares(self, *, everywhere: bool = True) -> Tensor:
@@ -79,9 +79,9 @@ class DirectObjective:
             at = self._started(block, problem.untempered_terms(block))
         squares = torch.zeros_like(shard.embeddings, dtype=torch.float64)
         squares[block.positions] = at.squares()
-        if self.start.dense is not None:
+        if self.dense_before is not None:
             selected = squares[self.positions]
-            self.start.dense.add_squares(selected)
+            self.dense_before.add_squares(selected)
             squares[self.positions] = selected
         columns = torch.full_like(squares[:, 0], squares.shape[1])
         if shard.dense is not None:  # the last of their rows is filled up with zeros
@@ -90,10 +90,9 @@ class DirectObjective:
 
     def start_residual(self) -> RowValues:
         """The residual before the update: not zero only at the endpoints, all of which are selected, and the dense."""
-        start = self.start
         data = self.before.gone_gradient().addcmul(self.lost_ridge, self.before.rows)
-        if start.dense is not None:
-            start.dense.add_gradient(data, start.dense.share.gone)
+        if self.dense_before is not None:
+            self.dense_before.add_gradient(data, self.dense_before.share.gone)
         return RowValues(self.positions, data)
 
     def outside(self, point: Point) -> Outside:
@@ -132,12 +131,12 @@ class DirectObjective:
         if self.dense is not None:
             fringe[:] = True
         fringe[self.positions] = False
-        fringe &= row_counts(shard.indptr, self.problem.erased) == 0
+        fringe &= self.problem.lost == 0
         fringe &= ~shard.is_dense
         positions = torch.nonzero(fringe).flatten()
         if self.dense is not None:
             return self.problem.block(positions)
-        return self.problem.block(positions, lambda edges: self._moves[shard.others[edges]].any(dim=1))
+        return self.problem.block(positions, shard.edges.of(positions, near=self._moves))
 
     def selecting(self, selected: Tensor) -> Self:
         """The same batch with other selected rows, (n,) bool."""
@@ -161,19 +160,21 @@ class DirectPoint:
     def __init__(self, objective: DirectObjective, place: Place, state: TermsAt) -> None:
         """The objective's examples at a place."""
         self._objective, self.place, self.state = objective, place, state
-        self.dense = None if objective.dense is None else objective.dense.at(place)
+        self.dense = (
+            objective.dense_before if place.moved is None or objective.dense is None else objective.dense.at(place)
+        )
         self.outputs: Tensor | None = None
 
     def residual(self) -> Tensor:
         """Gradient of all examples before minus that of the kept ones now, formed edge by edge, (m, d)."""
-        objective, start = self._objective, self._objective.start
-        if self is start:
+        objective = self._objective
+        if self.state is objective.before:
             return objective.start_residual().values
         before, rows = objective.before, self.state.rows
         data = before.less(self.state).addcmul(objective.lost_ridge, before.rows)
         data.addcmul_(objective.ridge, before.rows - rows)
-        if self.dense is not None and start.dense is not None:
-            start.dense.add_less(data, self.dense)
+        if self.dense is not None and objective.dense_before is not None:
+            objective.dense_before.add_less(data, self.dense)
         return data
 
     def curvature(self, kind: CurvatureKind, *, exact: bool = False) -> "DirectCurvature":
@@ -185,9 +186,9 @@ class DirectPoint:
 
         Where dense parameters move, every example counts once, at the row of its first place.
         """
-        objective, start = self._objective, self._objective.start
-        if self.dense is not None and start.dense is not None:
-            return self.dense.loss_change(start.dense)
+        objective = self._objective
+        if self.dense is not None and objective.dense_before is not None:
+            return self.dense.loss_change(objective.dense_before)
         return RowValues(objective.positions, self.state.loss_change(objective.before, objective.moving))
 
 

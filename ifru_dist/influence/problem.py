@@ -1,6 +1,5 @@
 """One batch on one worker, before it is said which rows move."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +9,7 @@ from ifru_dist.influence.communicator import Communicator
 from ifru_dist.influence.dot_terms import DotTerms
 from ifru_dist.influence.kernels import Kernels
 from ifru_dist.influence.options import SolveOptions
-from ifru_dist.influence.shard import Block, Shard, make_block
+from ifru_dist.influence.shard import Block, EdgeRun, Shard, make_block
 from ifru_dist.influence.terms import Terms
 from ifru_dist.influence.tuple_terms import TupleTerms
 from ifru_dist.models.base import Model
@@ -22,9 +21,11 @@ class Problem:
     """What goes from which rows, and what it is computed with. All workers make the same calls."""
 
     shard: Shard
-    """This worker's rows (n) before the batch, and their edges (e)."""
+    """This worker's rows (n) before the batch, and their edges."""
     erased: Tensor
-    """(e,) bool: the edges whose examples go."""
+    """Bool over example ids: those that go."""
+    lost: Tensor
+    """(n,) int64: edges of each own row whose examples go."""
     model: Model
     """Score, loss and regularisers."""
     communicator: Communicator
@@ -44,9 +45,9 @@ class Problem:
         """(n,) positions of all own rows."""
         return torch.arange(len(self.shard.rows), device=self.erased.device)
 
-    def block(self, positions: Tensor, among: Callable[[Tensor], Tensor] | None = None) -> Block:
+    def block(self, positions: Tensor, run: EdgeRun | None = None) -> Block:
         """The own rows at some positions (m,), with all their edges or the wanted ones of them."""
-        return make_block(self.shard, self.erased, positions, self.communicator, among)
+        return make_block(self.shard, self.erased, positions, self.communicator, run)
 
     def terms(self, block: Block) -> Terms:
         """The losses of a block's examples."""

@@ -51,7 +51,7 @@ class Batch:
         """
         self._clock = self._prepared = _Clock()
         shard, communicator, sent = problem.shard, problem.communicator, problem.communicator.bytes_sent
-        self._shard, self._erased, self._options = shard, problem.erased, problem.options
+        self._problem, self._shard, self._options = problem, shard, problem.options
         self._communicator = communicator
         self._reduction = Reduction(communicator, problem.kernels, shard.partition, partitions)
         with self._clock("subgraph"):
@@ -106,12 +106,10 @@ class Batch:
     def _first_rows(self) -> Tensor:
         """Mask (n,) of the rows of the first round; dense parameters that may move do so from the beginning."""
         options, shard = self._options, self._shard
-        chosen, self._emptied = endpoints(shard, self._erased)
+        chosen, self._emptied = endpoints(shard, self._problem.lost)
         if options.importance == "degree":
             chosen = select_by_degree(
-                shard,
-                self._erased,
-                self._communicator,
+                self._problem,
                 hops=options.hops,
                 quantile=options.quantile,
                 row_budget=options.row_budget if isinstance(options.row_budget, int) else math.inf,
