@@ -92,7 +92,12 @@ class Router:
         example = np.concatenate([np.empty(0, np.int64), *(part.example for part in found)])
         rows = np.concatenate([self._no_rows, *(part.rows for part in found)])
         counts = np.bincount(request, minlength=len(self._requests))
-        entries = [self._entry(position, counts) for position in range(len(self._requests))]
+        something = ((counts > 0) | self._whole | self._held_out.named).tolist()
+        outcomes = (self._outcome(position, something) for position in range(len(self._requests)))
+        entries = [
+            self._settled(position, status, interactions, reason)
+            for position, ((status, reason), interactions) in enumerate(zip(outcomes, counts.tolist(), strict=True))
+        ]
         examples, first = np.unique(example, return_index=True)
         applied = [position for position, entry in enumerate(entries) if entry.status == "applied"]
         return Routed(
@@ -173,11 +178,6 @@ class Router:
         self._unknown = unknown
         return Targets(user=np.where(unknown, -1, user), item=np.where(unknown, -1, item))
 
-    def _entry(self, position: int, counts: NDArray[np.int64]) -> LedgerEntry:
-        """What becomes of one request, given how many examples were found for each."""
-        status, reason = self._outcome(position, counts)
-        return self._settled(position, status, int(counts[position]), reason)
-
     def _settled(self, position: int, status: Status, interactions: int, reason: str) -> LedgerEntry:
         """The entry of one request."""
         request = self._requests[position]
@@ -193,10 +193,10 @@ class Router:
             row=request.row,
         )
 
-    def _outcome(self, position: int, counts: NDArray[np.int64]) -> tuple[Status, str]:
-        """Status and reason of one request."""
+    def _outcome(self, position: int, something: Sequence[bool]) -> tuple[Status, str]:
+        """Status and reason of one request, given which of them name something that is there."""
         if position in self._repeated:
-            status, reason = self._outcome(self._repeated[position], counts)
+            status, reason = self._outcome(self._repeated[position], something)
             return (
                 ("duplicate", "the same deletion stands earlier in this batch")
                 if status == "applied"
@@ -204,7 +204,7 @@ class Router:
             )
         if position in self._applied_before:
             return "duplicate", "this request was applied before"
-        if counts[position] > 0 or self._whole[position] or self._held_out.named[position]:
+        if something[position]:
             return "applied", ""
         request = self._requests[position]
         if self._ledger.was_erased(self._key, request.scope, request.user, request.item):
