@@ -163,7 +163,6 @@ class DirectPoint:
         self.dense = (
             objective.dense_before if place.moved is None or objective.dense is None else objective.dense.at(place)
         )
-        self.outputs: Tensor | None = None
 
     def residual(self) -> Tensor:
         """Gradient of all examples before minus that of the kept ones now, formed edge by edge, (m, d)."""

@@ -61,10 +61,6 @@ class Point(Protocol):
 
     place: Place
 
-    @property
-    def outputs(self) -> Tensor | None:
-        """(n, d) the embeddings propagated over the graph that is left; None for a model without one."""
-
     def residual(self) -> Tensor:
         """The influence still there on the selected rows, r (m, d)."""
 

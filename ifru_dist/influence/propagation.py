@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ifru_dist.influence.communicator import Communicator, GatherPlan
 from ifru_dist.influence.kernels import Kernels
-from ifru_dist.influence.shard import Graph, edges_of, index_of, row_counts
+from ifru_dist.influence.shard import Graph, distinct, edges_of, index_of, row_counts
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class ShardedPropagation:
         total, layer = self.weights[0] * values, values
         for weight in self.weights[1:]:
             layer = self.layer(self.arriving(layer))
-            total = total + weight * layer
+            total.add_(weight * layer)
         return total
 
     def arriving(self, values: Tensor) -> Tensor:
@@ -73,21 +73,6 @@ class ShardedPropagation:
         links, arriving = self.links, self.arriving(values)
         return self._kernels.weighted_sum(links.indptr, links.col, self.coefficient.square(), arriving)
 
-    def less(self, first: Tensor, after: "ShardedPropagation", second: Tensor, difference: Tensor) -> Tensor:
-        """P first - P_after second (m, d) over the same links, every difference formed per edge.
-
-        ``difference`` is first - second.
-        """
-        total, links = self.weights[0] * difference, self.links
-        for weight in self.weights[1:]:
-            near, far = self.arriving(first), after.arriving(second)
-            change = self._kernels.weighted_difference(
-                links.indptr, links.col, self.coefficient, near, after.coefficient, far
-            )
-            first, second = self.layer(near), after.layer(far)
-            total = total + weight * change
-        return total
-
     def inside(self, positions: Tensor, members: Tensor) -> "ShardedPropagation":
         """Walks that stay among some rows: the degrees are those of the whole graph.
 
@@ -95,28 +80,46 @@ class ShardedPropagation:
             positions: (b,) of the own rows among them.
             members: (N,) bool over global rows: those of all workers.
         """
-        indptr, edges = edges_of(self.links.indptr, positions)
-        far = self.links.plan.rows[self.links.col[edges]]
-        kept = members[far] & (self.coefficient[edges] != 0)  # edges that are not present are not read
-        counts = row_counts(indptr, kept)
-        inside = torch.zeros(len(positions) + 1, dtype=torch.int64, device=counts.device)
-        torch.cumsum(counts, 0, out=inside[1:])
-        wanted = torch.zeros_like(members)
-        wanted[far[kept]] = True
-        plan = self._communicator.plan(torch.nonzero(wanted).flatten())
-        among = index_of(positions, len(self.links.indptr) - 1)
-        plan = GatherPlan(plan.rows, among[plan.send], plan.send_counts, plan.receive_counts)
-        links = Links(inside, index_of(plan.rows, len(members))[far[kept]], plan)
-        return ShardedPropagation(links, self.coefficient[edges[kept]], self.weights, self._communicator, self._kernels)
+        links, edges = links_inside(self.links, positions, members, self._communicator, self.coefficient != 0)
+        return ShardedPropagation(links, self.coefficient[edges], self.weights, self._communicator, self._kernels)
 
 
-def normalised(links: Links, present: Tensor, communicator: Communicator) -> Tensor:
-    """Entries 1 / sqrt(deg deg) of A (g,) over the edges that are present (g,) bool; 0 at the others."""
-    degree = row_counts(links.indptr, present).double()
-    scale = torch.where(degree > 0, degree.clamp(min=1).rsqrt(), 0.0)[:, None]
-    far = communicator.gather_rows(links.plan, scale)[:, 0]
-    near = torch.repeat_interleave(scale[:, 0], torch.diff(links.indptr))
-    return near * far[links.col] * present.double()
+def links_inside(
+    links: Links, positions: Tensor, members: Tensor, communicator: Communicator, present: Tensor | None = None
+) -> tuple[Links, Tensor]:
+    """The edges among some rows, with an exchange of these rows' values.
+
+    Args:
+        links: the edges (g) at all own rows (n).
+        positions: (b,) of the own rows among them.
+        members: (N,) bool over global rows: those of all workers.
+        communicator: all workers make this call together.
+        present: (g,) bool: edges that may be read; None: all.
+
+    Returns:
+        The links of these rows, and which of the given edges they are, (k,).
+    """
+    indptr, edges = edges_of(links.indptr, positions)
+    far = links.plan.rows[links.col[edges]]
+    kept = members[far] if present is None else members[far] & present[edges]
+    counts = row_counts(indptr, kept)
+    inside = torch.zeros(len(positions) + 1, dtype=torch.int64, device=counts.device)
+    torch.cumsum(counts, 0, out=inside[1:])
+    far = far[kept]
+    plan = communicator.plan(distinct(far, len(members)))
+    among = index_of(positions, len(links.indptr) - 1)
+    plan = GatherPlan(plan.rows, among[plan.send], plan.send_counts, plan.receive_counts)
+    return Links(inside, index_of(plan.rows, len(members))[far], plan), edges[kept]
+
+
+def normalised(links: Links, present: Tensor | None, communicator: Communicator) -> Tensor:
+    """Entries 1 / sqrt(deg deg) of A (g,) over the edges that are present (g,) bool, 0 at the others; None: all are."""
+    lengths = torch.diff(links.indptr)
+    degree = (lengths if present is None else row_counts(links.indptr, present)).double()
+    scale = torch.where(degree > 0, degree.clamp(min=1).rsqrt(), 0.0)
+    far = communicator.gather_rows(links.plan, scale[:, None])[:, 0]
+    entries = torch.repeat_interleave(scale, lengths).mul_(far.index_select(0, links.col))
+    return entries if present is None else entries.mul_(present)
 
 
 def spread_diagonal(propagation: ShardedPropagation, diagonal: Tensor) -> Tensor:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ifru_dist.influence.exchange import moving_exchange, moving_mask
+from ifru_dist.influence.neighbourhood import GraphChange, Neighbourhood
 from ifru_dist.influence.objective import CurvatureKind
 from ifru_dist.influence.problem import Problem
-from ifru_dist.influence.propagation import ShardedPropagation, spread_diagonal
+from ifru_dist.influence.propagation import spread_diagonal
 from ifru_dist.influence.sampling import within_budget
 from ifru_dist.influence.terms import TermsAt, WholeTerms
 from ifru_dist.models.base import Dense
@@ -19,13 +20,14 @@ from ifru_dist.models.base import Dense
 class PrunedTerms:
     """The examples and graph edges that the products of one selection of rows (m) read."""
 
-    def __init__(self, problem: Problem, positions: Tensor, after: ShardedPropagation) -> None:
+    def __init__(self, problem: Problem, positions: Tensor, graph: GraphChange, near: Neighbourhood) -> None:
         """Choose them, within ``options.edge_budget``.
 
         Args:
             problem: the batch.
             positions: (m,) selected rows.
-            after: propagation of the whole graph after the batch.
+            graph: the whole graph before the batch and after it.
+            near: the rows (c) whose outputs may change.
         """
         shard, communicator = problem.shard, problem.communicator
         self.communicator = communicator
@@ -33,8 +35,11 @@ class PrunedTerms:
         whole = problem.block(positions)
         self.block, _ = within_budget(whole, shard.degrees, moves, communicator, problem.options.edge_budget)
         self._terms = problem.terms(self.block)
-        self.propagation = after.inside(positions, moves)
+        self.propagation = graph.after.inside(positions, moves)
         self.moving = moving_exchange(self.block, positions, moves, shard, communicator)
+        self._changing = moving_exchange(self.block, near.positions, near.members, shard, communicator)
+        self._selected = near.places(positions)
+        self._halo = communicator.gather_rows(self.block.plan, graph.outputs)
 
     @property
     def edges_per_product(self) -> int:
@@ -43,9 +48,10 @@ class PrunedTerms:
         return len(self.block.label) + 2 * layers * len(self.propagation.coefficient)
 
     def at(self, outputs: Tensor, dense: Dense) -> WholeTerms:
-        """The examples at the outputs (n, d) of all own rows."""
-        halo = self.communicator.gather_rows(self.block.plan, outputs)
-        return self._terms.at(outputs[self.block.positions], halo, dense)
+        """The examples at the outputs (c, d) of the rows near; others are as before the batch."""
+        arriving = self.communicator.gather_rows(self._changing.plan, outputs)
+        halo = self._halo.index_copy(0, self._changing.halo, arriving)
+        return self._terms.at(outputs.index_select(0, self._selected), halo, dense)
 
 
 class PrunedCurvature:

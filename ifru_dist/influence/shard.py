@@ -26,6 +26,10 @@ class Graph:
     example: Tensor
     """(g,) int64: id of the positive example."""
 
+    def only(self, keep: Tensor) -> "Graph":
+        """The edges that a mask (g,) selects."""
+        return Graph(indptr=only(self.indptr, keep), other=self.other[keep], example=self.example[keep])
+
 
 @dataclass(frozen=True, kw_only=True)
 class DenseLayout:
@@ -161,8 +165,6 @@ class Shard:
     edges: Edges
     graph: Graph | None = None
     """Of a graph model."""
-    outputs: Tensor | None = None
-    """(n, d) its propagated embeddings, where they are known already."""
     dense: DenseLayout | None = None
     """Of a model with parameters beside its rows; ``rows`` ends with those that this worker owns of them."""
     dense_mass: float = 0.0

@@ -66,8 +66,6 @@ class Batch:
             self._room = self._row_budget()
             self._squares = None if problem.options.anchor == "degree" else self._start_squares()
         self._bytes_prepared = communicator.bytes_sent - sent
-        self.outputs: Tensor | None = None
-        """Of a graph model: (n, d) what the last solve's embeddings propagate to, as they are stored."""
 
     def solve(self, damping: float) -> Outcome:
         """Rounds of Newton steps with c = ``damping``, then the certificate.
@@ -99,7 +97,6 @@ class Batch:
             break
         with self._clock("verify"):
             outcome = self._verified(current, rounds)
-        self.outputs = current.point.outputs
         sent = self._communicator.bytes_sent - sent + self._bytes_prepared
         return replace(outcome, seconds=dict(self._clock.seconds), bytes_sent=sent)
 

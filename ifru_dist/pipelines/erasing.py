@@ -114,7 +114,7 @@ class Eraser:
     def _advance(self, routed: Routed, update: MergedUpdate, number: int) -> None:
         """Go on to the version that was committed."""
         workspace = self.version.workspace
-        self.version = open_version(workspace, number)
+        self.version = open_version(workspace, number, after=self.version)
         self.ledger.add(routed.entries, routed.suppressed, number)
         change = Change(
             version=number,

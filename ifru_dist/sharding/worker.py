@@ -130,7 +130,7 @@ class Worker:
         keep_freed_memory()
         self.plan = plan
         self.device = torch.device(plan.device)
-        version = _open_shared(plan)
+        self._version = version = _open_shared(plan)
         self._layout = version.layout
         self._model = build_model(version.model.spec)
         self._n_examples = version.manifest.n_examples
@@ -143,7 +143,6 @@ class Worker:
         self._kernels = kernels_for(self.device, plan.threads)
         self._communicator: Communicator | None = None
         self._prepared: tuple[Batch, SolveOptions] | None = None
-        self._outputs: Tensor | None = None
         settle_objects()
 
     def connect(self, address: str) -> None:
@@ -162,14 +161,14 @@ class Worker:
     def advance(self, change: Change) -> None:
         """Hold the version that a batch made which these workers solved, to the same bits as if it had been loaded.
 
-        Embeddings change in place, erased examples are left out from now on, and the outputs of a graph model are those
-        that the solve ended with: no table is read, and where embedding rows are all there is, the touched rows alone.
+        Embeddings change in place and erased examples are left out from now on: no table is read. Only models that draw
+        negatives or have parameters beside the rows are loaded anew.
 
         Raises:
             WorkspaceError: this node does not see the version.
         """
         self.plan = replace(self.plan, version=change.version, digest=change.digest)
-        version = _open_shared(self.plan)
+        self._version = version = _open_shared(self.plan, after=self._version)
         if len(change.examples) + len(change.rows) == 0:
             return
         touched = self._own(change.touched)
@@ -178,16 +177,13 @@ class Worker:
         rows, values = self._own(change.rows), torch.from_numpy(change.values)
         own, values = rows[rows >= 0], values[rows >= 0].to(self.device)
         self._shard.embeddings[own] = values
-        outputs, self._outputs = self._outputs, None
-        if isinstance(self._shard.edges, MappedEdges) and self._shard.dense is None and self._shard.graph is None:
-            self._shard.edges.recount(touched)
+        if not isinstance(self._shard.edges, MappedEdges) or self._shard.dense is not None:
+            self._shard = self._loaded(version, self._shard.embeddings[: len(self._incidence.rows)].cpu())
             return
-        embeddings = self._shard.embeddings[: len(self._incidence.rows)].cpu()
-        self._shard = self._loaded(version, embeddings)
-        if outputs is not None:
-            alone = torch.diff(self._shard.graph.indptr)[own] == 0 if self._shard.graph else own < 0
-            outputs[own[alone]] = self._model.layer_weights[0] * values[alone].double()  # rows that were reset
-            self._shard = replace(self._shard, outputs=outputs)
+        self._shard.edges.recount(touched)
+        if self._shard.graph is not None:
+            erased = self._mask(change.examples)
+            self._shard = replace(self._shard, graph=self._shard.graph.only(~erased[self._shard.graph.example]))
 
     def _own(self, rows: NDArray[np.int64]) -> Tensor:
         """(k,) positions of global rows (k,) in the shard, -1 where they are another worker's."""
@@ -281,7 +277,6 @@ class Worker:
             raise RuntimeError("a batch was to be solved before prepare")
         batch, options = self._prepared
         outcome = batch.solve(damping)
-        self._outputs = batch.outputs
         return _on_host(outcome, options.storage_dtype)
 
     def _batch(self, examples: NDArray[np.int64], rows: NDArray[np.int64] | None, options: SolveOptions) -> Batch:
@@ -289,8 +284,7 @@ class Worker:
         if self._communicator is None:
             raise RuntimeError("a batch was to be solved before connect")
         partitions = self._layout.partitions + (self._shard.dense is not None)
-        erased = torch.from_numpy(np.zeros(self._n_examples, dtype=bool)).to(self.device)  # zeros that cost no pass
-        erased[torch.from_numpy(examples).to(self.device)] = True
+        erased = self._mask(examples)
         problem = Problem(
             shard=self._shard,
             erased=erased,
@@ -301,6 +295,12 @@ class Worker:
             options=options,
         )
         return Batch(problem, partitions)
+
+    def _mask(self, examples: NDArray[np.int64]) -> Tensor:
+        """Bool over example ids: some of them."""
+        mask = torch.from_numpy(np.zeros(self._n_examples, dtype=bool)).to(self.device)  # zeros that cost no pass
+        mask[torch.from_numpy(examples).to(self.device)] = True
+        return mask
 
     def _lost(self, erased: Tensor, rows: NDArray[np.int64] | None) -> Tensor:
         """(n,) edges that own rows lose; where several edges may share an example, all of them are read for it."""
@@ -317,15 +317,15 @@ def _on_host(outcome: Outcome, dtype: torch.dtype) -> Outcome:
     return replace(outcome, rows=outcome.rows.cpu(), values=values, emptied=outcome.emptied.cpu(), dense=dense)
 
 
-def _open_shared(plan: WorkerPlan) -> Version:
-    """The planned version, checked to be the coordinator's."""
-    workspace = Workspace(plan.workspace)
-    if plan.version not in workspace.versions() or workspace.digest(plan.version) != plan.digest:
+def _open_shared(plan: WorkerPlan, after: Version | None = None) -> Version:
+    """The planned version, checked to be the coordinator's; ``after`` as in ``open_version``."""
+    workspace = Workspace(plan.workspace) if after is None else after.workspace
+    if not workspace.has(plan.version) or workspace.digest(plan.version) != plan.digest:
         raise WorkspaceError(
             f"host {socket.gethostname()} does not see version {plan.version} of {plan.workspace} as the coordinator "
             "does: put the workspace on a file system that all nodes share, under the same path"
         )
-    version = open_version(workspace, plan.version)
+    version = open_version(workspace, plan.version, after=after)
     if plan.model is None:
         return version
     version = version.with_model(plan.model)

@@ -29,7 +29,7 @@ class IdLookup:
             self._indexes[table] = entry, index
         local = index.find(ids)
         rows = np.where(local >= 0, local + version.layout.offsets[table], -1)
-        return np.where(np.isin(rows, version.forgotten_rows()), -1, rows)
+        return np.where(version.are_forgotten(rows), -1, rows)
 
 
 class _Index:

@@ -6,8 +6,9 @@ import json
 import os
 import secrets
 import socket
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ifru_dist.errors import VersionConflictError, WorkspaceBusyError, WorkspaceError
-from ifru_dist.workspace.files import REMNANT, check_content, check_size, make_folder, sync_path
+from ifru_dist.workspace.files import REMNANT, FileEntry, check_content, check_size, make_folder, sync_path
 from ifru_dist.workspace.manifest import Manifest, decode, encode
 
 _LOCK_POLL_S = 0.1
@@ -28,6 +29,7 @@ class Workspace:
     def __init__(self, root: Path) -> None:
         """Name a workspace folder; nothing is read or written yet."""
         self.root = root.absolute()
+        self._newest = 0  # when it was last asked for; 0: it was not
 
     @property
     def versions_folder(self) -> Path:
@@ -40,11 +42,44 @@ class Workspace:
         return self.root.with_name(self.root.name + ".key")
 
     def versions(self) -> list[int]:
-        """Numbers of the versions, ascending; empty where no workspace is."""
+        """Numbers of the versions, ascending; empty where no workspace is. The cost goes with how many there are."""
         if not self.versions_folder.is_dir():
             return []
         names = [path.stem for path in self.versions_folder.glob("*.json") if path.stem.isdecimal()]
         return sorted(int(name) for name in names if name == self.manifest_path(int(name)).stem)
+
+    def newest(self) -> int:
+        """Number of the current version, whoever committed it; only the first call's cost goes with how many there are.
+
+        Versions are numbered without gaps and their manifests stay, also when they are vacuumed: one that comes is the
+        next number. Where the newest one that was seen is gone, the folder is another by now and is read again.
+
+        Raises:
+            WorkspaceError: no workspace, or one of its manifests is missing.
+        """
+        number = self._newest
+        if number == 0 or not self.has(number):
+            number = self._whole_sequence()[-1]
+        while self.has(number + 1):
+            number += 1
+        self._newest = number
+        return number
+
+    def has(self, version: int) -> bool:
+        """Whether the manifest of a version is there; not where the folder cannot be read.
+
+        The folder is opened for it: on NFS that asks the server, where a name by itself may be remembered as missing.
+        """
+        try:
+            folder = os.open(self.versions_folder, os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            return stat.S_ISREG(os.stat(self.manifest_path(version).name, dir_fd=folder).st_mode)
+        except OSError:
+            return False
+        finally:
+            os.close(folder)
 
     def manifest_path(self, version: int) -> Path:
         """File of one version's manifest."""
@@ -56,19 +91,26 @@ class Workspace:
         Raises:
             WorkspaceError: no workspace, no such version, or a damaged manifest.
         """
+        newest = self.newest()
+        number = newest if version is None else version
+        path = self.manifest_path(number)
+        if number > newest or not path.is_file():
+            versions = self._whole_sequence()
+            if number not in versions:
+                raise WorkspaceError(f"{self.root} has no version {number}: it has {versions[0]} to {versions[-1]}")
+        manifest = decode(path.read_bytes(), str(path))
+        if manifest.version != number:
+            raise WorkspaceError(f"{path} holds version {manifest.version}: restore it from a backup of the workspace")
+        return manifest
+
+    def _whole_sequence(self) -> list[int]:
+        """Numbers of the versions, ascending; raise WorkspaceError where there is none, or one is missing between."""
         versions = self.versions()
         if not versions:
             raise WorkspaceError(f"{self.root} holds no workspace: make one with jobs/preprocess.py")
         if gap := next((before + 1 for before, after in pairwise(versions) if after != before + 1), None):
             raise WorkspaceError(f"{self.manifest_path(gap)} is missing: restore it from a backup of the workspace")
-        number = versions[-1] if version is None else version
-        path = self.manifest_path(number)
-        if not path.is_file():
-            raise WorkspaceError(f"{self.root} has no version {number}: it has {versions[0]} to {versions[-1]}")
-        manifest = decode(path.read_bytes(), str(path))
-        if manifest.version != number:
-            raise WorkspaceError(f"{path} holds version {manifest.version}: restore it from a backup of the workspace")
-        return manifest
+        return versions
 
     def digest(self, version: int) -> str:
         """SHA-256 of a version's manifest file."""
@@ -76,7 +118,7 @@ class Workspace:
 
     def check_retained(self, manifest: Manifest) -> None:
         """Raise WorkspaceError when the files of a version were vacuumed."""
-        current = self.versions()[-1]
+        current = self.newest()
         if manifest.version == current:
             return
         retained_from = self.manifest(current).retained_from
@@ -89,29 +131,31 @@ class Workspace:
     def check_parent(self, manifest: Manifest) -> None:
         """Raise WorkspaceError when the version before is not the one that this version was made from."""
         before = manifest.version - 1
-        if (
-            manifest.parent is not None
-            and self.manifest_path(before).is_file()
-            and self.digest(before) != manifest.parent
-        ):
+        if manifest.parent is None:
+            return
+        if not self.manifest_path(before).is_file():
+            self._whole_sequence()  # which may begin with this version, but not go on after a gap
+        elif self.digest(before) != manifest.parent:
             raise WorkspaceError(
                 f"{self.manifest_path(before)} is not what version {manifest.version} was made from: it was altered; "
                 "restore it from a backup"
             )
 
-    def verify(self, manifest: Manifest, *, content: bool = True) -> None:
+    def verify(self, manifest: Manifest, *, content: bool = True, known: Collection[FileEntry] = ()) -> None:
         """Check that every file of a version is there and whole.
 
         Args:
             manifest: The version.
             content: Compare checksums; otherwise only sizes.
+            known: Files that need no check, as they were checked before.
 
         Raises:
             WorkspaceError: naming the first file that is missing or damaged, and the remedy.
         """
-        check = check_content if content else check_size
+        check, checked = check_content if content else check_size, frozenset(known)
         for entry in manifest.files():
-            check(self.root, entry)
+            if entry not in checked:
+                check(self.root, entry)
 
     def commit(self, manifest: Manifest) -> None:
         """Make a version current. Its files must be in place; the manifest appears whole or not at all.

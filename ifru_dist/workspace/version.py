@@ -1,7 +1,8 @@
 """Reading one committed version: ids, examples, held-out pairs, embeddings, and the shard of some partitions."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from ifru_dist.interactions import Interactions
 from ifru_dist.models.parameters import Parameters
 from ifru_dist.workspace.dense import read_dense
 from ifru_dist.workspace.files import FileEntry, open_arrow
+from ifru_dist.workspace.gone import Columns, Gone, are_among, read_gone
 from ifru_dist.workspace.graph import partition_edges
 from ifru_dist.workspace.incidence import Incidence, MappedIncidence
-from ifru_dist.workspace.layout import HELD_OUT, Layout
+from ifru_dist.workspace.layout import Layout
 from ifru_dist.workspace.manifest import Manifest, ModelRecord
 from ifru_dist.workspace.shapes import check_shapes
 from ifru_dist.workspace.store import Workspace
@@ -31,6 +33,8 @@ class Version:
     manifest: Manifest
     lent: bool = False
     """Whether the model is not the version's own: no manifest lists it yet."""
+    read_before: Mapping[FileEntry, Columns] = field(default_factory=dict, repr=False, compare=False)
+    """What a version before it has read of files that both list (``Gone.read``)."""
 
     def with_model(self, model: ModelRecord) -> "Version":
         """The data of the version with a model in the place of its own, of which no manifest knows."""
@@ -95,15 +99,11 @@ class Version:
 
     def forgotten_rows(self) -> NDArray[np.int64]:
         """Global rows (n,), ascending, of users and items that were erased wholly: ids and held-out pairs are gone."""
-        files = [self._read(entry) for entry in self.manifest.forgotten]
-        parts = [self.layout.global_rows(f.column("table").to_numpy(), f.column("row").to_numpy()) for f in files]
-        stored = [self._read(entry).column("id") for entry in self.manifest.ids]
-        compacted = [
-            np.flatnonzero(ids.is_null().to_numpy()) + offset
-            for ids, offset in zip(stored, self.layout.offsets, strict=True)
-            if ids.null_count
-        ]
-        return np.sort(np.concatenate([np.empty(0, np.int64), *parts, *compacted]))
+        return self._gone.rows.copy()
+
+    def are_forgotten(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Mask in the shape of some global rows: which are forgotten; the cost goes with what is asked for."""
+        return are_among(rows, self._gone.rows)
 
     def known_rows(self) -> NDArray[np.int64]:
         """Global rows (n,), ascending, that have an id: all but the forgotten ones."""
@@ -170,12 +170,8 @@ class Version:
 
     def held_out_standing(self, part: str, rows: NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Those of some positions in a stored file, whose pairs have ``rows``, that hold pairs which are left."""
-        erased = [
-            found.column("position").to_numpy()[found.column("part").to_numpy() == HELD_OUT.index(part)]
-            for found in map(self._read, self.manifest.held_out_erased)
-        ]
-        gone = np.isin(positions, np.concatenate([np.empty(0, np.int64), *erased]))
-        return positions[~gone & ~np.isin(rows[positions], self.forgotten_rows()).any(axis=1)]
+        gone = are_among(positions, self._gone.held_out[part])
+        return positions[~gone & ~self.are_forgotten(rows[positions]).any(axis=1)]
 
     def _held_out_file(self, part: str) -> FileEntry:
         """The stored file of a part."""
@@ -227,6 +223,16 @@ class Version:
         """Whether the original was not vacuumed: it alone holds what was erased since."""
         return self.model.trained_version >= self.workspace.manifest().retained_from
 
+    @cached_property
+    def _gone(self) -> Gone:
+        """What is gone while files hold it; a batch asks for it several times."""
+        return read_gone(self.workspace.root, self.manifest, self.read_before)
+
+    @property
+    def _known_columns(self) -> Mapping[FileEntry, Columns]:
+        """What was read by now, here or before."""
+        return self._gone.read if "_gone" in self.__dict__ else self.read_before
+
     def _entombed(self) -> NDArray[np.bool_]:
         """Mask over example ids, (n_examples,): True for the erased ones that the files still hold."""
         mask = np.zeros(self.manifest.n_examples, dtype=bool)
@@ -245,13 +251,17 @@ class Version:
         return Interactions(rows, table.column("label").to_numpy().astype(np.float32))
 
 
-def open_version(workspace: Workspace, version: int | None = None, *, check_content: bool = False) -> Version:
+def open_version(
+    workspace: Workspace, version: int | None = None, *, check_content: bool = False, after: Version | None = None
+) -> Version:
     """Open a version, by default the current one; every file is checked to be there in its size.
 
     Args:
         workspace: The workspace.
         version: Number of the version; None: the current one.
         check_content: Compare the checksums of the files, too, and what they hold with the manifest.
+        after: An opened version of this workspace. Where it is the one just before, only the files that it does not
+            list are checked, unless for their content: the others were when it was opened.
 
     Raises:
         WorkspaceError: naming what is missing, vacuumed or damaged, and the remedy.
@@ -259,7 +269,9 @@ def open_version(workspace: Workspace, version: int | None = None, *, check_cont
     manifest = workspace.manifest(version)
     workspace.check_retained(manifest)
     workspace.check_parent(manifest)
-    workspace.verify(manifest, content=check_content)
+    if after is not None and (check_content or after.manifest.version + 1 != manifest.version):
+        after = None
+    workspace.verify(manifest, content=check_content, known=after.manifest.files() if after else ())
     if check_content:
         check_shapes(workspace.root, manifest)
-    return Version(workspace, manifest)
+    return Version(workspace, manifest, read_before=after._known_columns if after else {})

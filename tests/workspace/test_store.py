@@ -1,3 +1,4 @@
+import os
 import signal
 import subprocess
 import sys
@@ -159,3 +160,74 @@ def test_a_manifest_under_another_number_is_named(workspace: Workspace) -> None:
 
 def test_the_key_lies_beside_the_workspace(tmp_path: Path) -> None:
     assert Workspace(tmp_path / "ws").default_key_file == tmp_path / "ws.key"
+
+
+@pytest.fixture
+def listings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Folders whose names are read."""
+    seen: list[str] = []
+    scan = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: seen.append(str(path)) or scan(path))
+    return seen
+
+
+def _commit_next(workspace: Workspace) -> int:
+    manifest = workspace.manifest()
+    digest = workspace.digest(manifest.version)
+    workspace.commit(manifest.successor(parent_digest=digest, kind="release", created="now"))
+    return manifest.version + 1
+
+
+def test_versions_of_other_writers_are_seen_and_no_call_but_the_first_reads_all_names(
+    workspace: Workspace, listings: list[str]
+) -> None:
+    reader = Workspace(workspace.root)
+    assert reader.newest() == reader.manifest().version == 1
+    read_once = len(listings)
+    assert read_once > 0
+    for _ in range(3):
+        _commit_next(workspace)
+        latest = _commit_next(workspace)
+        listings.clear()
+        assert reader.newest() == reader.manifest().version == latest
+        reader.check_retained(reader.manifest(latest - 1))
+        reader.check_parent(reader.manifest())
+        assert listings == []
+
+
+def test_a_folder_that_was_restored_from_an_older_backup_is_read_again(workspace: Workspace) -> None:
+    for _ in range(3):
+        _commit_next(workspace)
+    assert workspace.newest() == 4
+    for number in (3, 4):
+        workspace.manifest_path(number).unlink()
+    assert workspace.newest() == 2
+    assert workspace.manifest().version == 2
+    for path in workspace.versions_folder.iterdir():
+        path.unlink()
+    with pytest.raises(WorkspaceError, match=r"holds no workspace: make one with jobs/preprocess\.py"):
+        workspace.newest()
+
+
+@pytest.mark.parametrize("opened_before", [False, True])
+def test_a_manifest_that_is_missing_between_others_is_named(workspace: Workspace, opened_before: bool) -> None:
+    for _ in range(3):
+        _commit_next(workspace)
+    reader = Workspace(workspace.root)
+    if opened_before:
+        assert reader.newest() == 4
+    newest = workspace.manifest()
+    workspace.manifest_path(3).unlink()
+    expected = r"versions/000003\.json is missing: restore it from a backup of the workspace"
+    with pytest.raises(WorkspaceError, match=expected):
+        reader.manifest(3)
+    with pytest.raises(WorkspaceError, match=expected):
+        reader.check_parent(newest)
+    with pytest.raises(WorkspaceError, match=expected):
+        Workspace(workspace.root).manifest()
+
+
+def test_a_version_is_there_where_its_manifest_is_a_file(workspace: Workspace, tmp_path: Path) -> None:
+    workspace.manifest_path(2).mkdir()
+    assert [workspace.has(number) for number in (0, 1, 2, 3)] == [False, True, False, False]
+    assert not Workspace(tmp_path / "nothing").has(1)

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 
 from ifru_dist.errors import WorkspaceError
+from ifru_dist.workspace import folding, gone
 from ifru_dist.workspace.commits import commit_erasure
 from ifru_dist.workspace.dataset import write_dataset
 from ifru_dist.workspace.store import Workspace
@@ -124,3 +125,72 @@ def test_a_further_field_is_a_table_like_the_others(tmp_path: Path) -> None:
     assert (after.ids(0).null_count, after.ids(2).null_count) == (1, 0)
     whole = after.incidence_of(range(4))
     assert sorted(whole.example.tolist()) == sorted(np.delete(np.arange(60), gone).tolist() * 3)
+
+
+def _erased(version: Version, number: int) -> Version:
+    """The version after a batch that erases an example, forgets a row and a held-out pair, opened as a successor."""
+    held_out = {"valid": np.array([number]), "test": np.array([], np.int64)}
+    batch = erasure([number], [number], random_embeddings(number, 1), forgotten=np.array([number]), held_out=held_out)
+    commit_erasure(version, batch)
+    return open_version(version.workspace, after=version)
+
+
+def test_of_a_successor_only_new_files_are_checked(version: Version) -> None:
+    root = version.workspace.root
+    old = version.manifest.examples
+    content = (root / old.path).read_bytes()
+    (root / old.path).unlink()
+    after = _erased(version, 0)
+    assert after.manifest.version == 3
+    new = set(after.manifest.files()) - set(version.manifest.files())
+    assert len(new) >= 4
+    for before, content_too in ((None, False), (after, False), (version, True)):
+        with pytest.raises(WorkspaceError, match=f"{old.path} is missing: restore the file"):
+            open_version(version.workspace, after=before, check_content=content_too)
+    (root / old.path).write_bytes(content)
+    for entry in new:
+        content = (root / entry.path).read_bytes()
+        (root / entry.path).write_bytes(content + b"x")
+        with pytest.raises(WorkspaceError, match=f"{entry.path} is damaged: .*: restore the file"):
+            open_version(version.workspace, after=version)
+        (root / entry.path).write_bytes(content)
+    assert open_version(version.workspace, after=version).manifest == after.manifest
+
+
+def test_what_is_gone_reads_the_same_whether_files_were_read_before_or_not(
+    version: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folding, "LONGEST_LIST", 3)
+    monkeypatch.setattr(folding, "_SHORT", 1)
+    for number in range(9):
+        version = _erased(version, number)
+        if number % 3 == 1:
+            continue  # what was read is handed on by a version that was not asked
+        fresh = open_version(version.workspace)
+        assert version.forgotten_rows().tolist() == fresh.forgotten_rows().tolist() == list(range(number + 1))
+        assert version.held_out_left("valid")[0].tolist() == fresh.held_out_left("valid")[0].tolist()
+        everything = np.arange(-1, 22).reshape(1, 23)
+        assert version.are_forgotten(everything).tolist() == np.isin(everything, np.arange(number + 1)).tolist()
+
+
+def test_who_alters_the_forgotten_rows_that_a_version_gave_alters_no_version(version: Version) -> None:
+    version = _erased(version, 4)
+    version.forgotten_rows()[:] = 7
+    assert version.forgotten_rows().tolist() == [4]
+
+
+def test_files_that_a_version_before_has_read_are_not_opened_again(
+    version: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(6):
+        version = _erased(version, number)
+    version.forgotten_rows()
+    opened: list[str] = []
+    opening = gone.open_arrow
+    monkeypatch.setattr(gone, "open_arrow", lambda root, entry: opened.append(entry.path) or opening(root, entry))
+    version = _erased(version, 6)
+    for _ in range(3):
+        assert len(version.forgotten_rows()) == 7
+        version.held_out_left("valid")
+    assert len(opened) == 2
+    assert {path.split("/")[0] for path in opened} == {"ids", "split"}
