@@ -16,7 +16,7 @@ def _bad(n_rows: int) -> pa.Table:
 def test_the_file_replaces_an_older_one_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "new" / "rows.parquet"
     for n_rows in (3, 0, 2):
-        write_quarantine(path, _bad(n_rows))
+        write_quarantine(path, [_bad(n_rows)])
         table = pq.read_table(path)
         assert table.schema.equals(QUARANTINE)
         assert table.column("line").to_pylist() == [f"line {row}" for row in range(n_rows)]
