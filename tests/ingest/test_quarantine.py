@@ -29,9 +29,9 @@ def test_reasons_are_counted() -> None:
 
 
 def test_the_share_may_be_reached_but_not_passed(tmp_path: Path) -> None:
-    check_share(_bad(1), 100, 0.01, tmp_path)
-    check_share(_bad(0), 100, 0.0, tmp_path)
+    check_share(count_reasons(_bad(1)), 100, 0.01, tmp_path)
+    check_share(count_reasons(_bad(0)), 100, 0.0, tmp_path)
     with pytest.raises(
         InputError, match=r"2 of 100 rows \(2.00%\) cannot be used \(2 bad_line\).*--max-bad-share 0.01"
     ):
-        check_share(_bad(2), 100, 0.01, tmp_path)
+        check_share(count_reasons(_bad(2)), 100, 0.01, tmp_path)
