@@ -36,12 +36,7 @@ class Core:
         return np.unpackbits(self.kept[bucket], count=n_rows).view(np.bool_)
 
 
-def k_core(
-    buckets: Sequence[Bucket],
-    n_users: int,
-    n_items: int,
-    k: int,
-) -> Core:
+def k_core(buckets: Sequence[Bucket], n_users: int, n_items: int, k: int) -> Core:
     """Keep the rows whose user and item both keep at least k rows.
 
     The core is the largest such set, so the order in which rows are looked at does not matter.

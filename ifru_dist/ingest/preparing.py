@@ -152,8 +152,10 @@ class _Selecting:
     def _core(self, gathered: Gathered) -> Core:
         """The rows that are left."""
         n_users, n_items = (len(vocabulary) for vocabulary in gathered.vocabularies[:2])
-        buckets = [partial(_pairs, run) for run in gathered.buckets]
+        watched = _WatchedPasses(gathered.buckets, self.runner)
+        buckets = [partial(watched.pairs, index) for index in range(len(gathered.buckets))]
         core = k_core(buckets, n_users, n_items, self.options.k_core)
+        watched.close()
         if not self.options.given_split:
             self._note_core(gathered, core)
         return core
@@ -263,10 +265,29 @@ class _Selecting:
         }
 
 
-def _pairs(run: Run) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Codes of users and items of a settled bucket."""
-    columns = read_rows(run, slice(0, run.n_rows), ["user", "item"])
-    return columns["user"], columns["item"]
+class _WatchedPasses:
+    """Reads pairs bucket by bucket, and shows how far each pass through all of them is."""
+
+    def __init__(self, buckets: Sequence[Run], runner: Runner) -> None:
+        """Nothing is read yet."""
+        self._buckets, self._runner, self._n_passes = buckets, runner, 0
+        self._n_rows = sum(run.n_rows for run in buckets)
+        self._progress = runner.progress("pairs", self._n_rows)
+
+    def pairs(self, index: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Codes of users and items of a settled bucket."""
+        if index == 0:
+            self._n_passes += 1
+            self._progress.close()
+            self._progress = self._runner.progress(f"k-core, pass {self._n_passes}", self._n_rows)
+        run = self._buckets[index]
+        columns = read_rows(run, slice(0, run.n_rows), ["user", "item"])
+        self._progress.add(run.n_rows)
+        return columns["user"], columns["item"]
+
+    def close(self) -> None:
+        """Leave the terminal in order."""
+        self._progress.close()
 
 
 def _count_training(

@@ -45,6 +45,10 @@ class Runner:
         """Tasks that run at a time in this process, or in one of a cluster."""
         return CPU_COUNT if self._scheduler == "threads" else 1
 
+    def progress(self, phase: str, total: int) -> "Progress":
+        """Shows how far a phase of so many rows is that needs no tasks."""
+        return Progress(phase, total, self._say)
+
     def run(self, phase: str, tasks: Iterable[Task], total: int | None = None) -> Iterator[Any]:
         """Yield what tasks return, in their order; the next few are run when these were taken.
 
@@ -57,7 +61,7 @@ class Runner:
             tasks = list(tasks)
             total = sum(task.rows for task in tasks)
         waiting = iter(tasks)
-        progress = Progress(phase, total, self._say)
+        progress = self.progress(phase, total)
         try:
             while some := list(islice(waiting, self._at_once)):
                 # A task is one object that Dask does not look into: its arguments may be long lists.
