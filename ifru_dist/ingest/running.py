@@ -42,8 +42,8 @@ class Runner:
 
     @property
     def threads(self) -> int:
-        """Tasks that run at a time in this process, or in one of a cluster."""
-        return CPU_COUNT if self._scheduler == "threads" else 1
+        """Tasks that run at a time on this machine; those of a cluster are taken to be like it."""
+        return 1 if self._scheduler == "synchronous" else CPU_COUNT
 
     def progress(self, phase: str, total: int) -> "Progress":
         """Shows how far a phase of so many rows is that needs no tasks."""
