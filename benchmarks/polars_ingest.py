@@ -77,7 +77,7 @@ def last_of_pairs(config: Config) -> pl.DataFrame:
         .select("row", "user", "item", "timestamp", label=(pl.col("rating") > config.positive_threshold).cast(pl.Int8))
     )
     last = usable.sort("timestamp", "row").unique(["user", "item"], keep="last", maintain_order=True)
-    return last.sort("row").select(*_TABLES, "label").collect(engine=config.engine)  # type: ignore[call-overload, no-any-return]
+    return last.sort("row").select(*_TABLES, "label").collect(engine=config.engine)  # type: ignore[call-overload]
 
 
 def core(rows: pl.DataFrame, k: int) -> pl.DataFrame:

@@ -142,11 +142,11 @@ class _Selecting:
         with self.journal.phase("select"):
             core = self._core(gathered)
             places = self._places(gathered, core)
+            if places.ends[0] == 0:
+                raise InputError(f"the training part has no usable rows ({gathered.n_usable:,} in all): give more logs")
             spans = Spans.of(places.ends, self.budget.bucket_rows)
             runs = self._placed(gathered, core, places, spans)
         with self.journal.phase("tables"):
-            if places.ends[0] == 0:
-                raise InputError(f"the training part has no usable rows ({gathered.n_usable:,} in all): give more logs")
             return self._spooled(gathered, runs, spans, from_text=from_text)
 
     def _core(self, gathered: Gathered) -> Core:
@@ -190,7 +190,7 @@ class _Selecting:
             return Places(left, counted, None, (train, valid, core.n_rows))
         ends = part_ends(core.n_rows, self.options.split)
         shuffle = self.scratch / "shuffle.npy"
-        if core.n_rows:
+        if ends[0] > 0:
             write_shuffle(shuffle, core.n_rows, self.options.seed)
         return Places(left, counted, shuffle, ends)
 

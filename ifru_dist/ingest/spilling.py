@@ -4,6 +4,7 @@ Each task writes one file, all rows of a bucket side by side; a bucket is then r
 as a shuffle does. So rows of a bucket stay in the order of the logs, whoever wrote the files.
 """
 
+import errno
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from ifru_dist.errors import InputError
 from ifru_dist.workspace.ordering import stable_order
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 Columns = dict[str, NDArray[Any]]
 
 
@@ -52,11 +54,11 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
         folder.mkdir(parents=True)
         yield folder
     except OSError as error:
-        if error.filename is not None and not str(error.filename).startswith(str(folder)):
+        if not str(error.filename).startswith(str(folder)) and error.errno not in _NO_ROOM:
             raise
         raise InputError(
             f"{folder} cannot take the rows that are sorted on disk ({error.strerror or error}): make room, about 100 "
-            "bytes for each row of the logs, or name another folder by --scratch"
+            "bytes for each row of the logs, or name another folder by --scratch; a cluster's machines must all see it"
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
