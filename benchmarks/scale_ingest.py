@@ -4,7 +4,7 @@ Both run as processes of their own on the same logs (``python -m benchmarks.synt
 other; their examples, edges, ids and held-out pairs are then compared row by row. Memory is what all processes of a
 program have resident together, looked at every 50 ms, file pages that they map included.
 
-    python -m benchmarks.scale_ingest --logs logs --folder scratch --output benchmarks/results
+    python -m benchmarks.scale_ingest --logs logs-20m logs-100m --folder scratch --output benchmarks/results
 """
 
 import json
@@ -39,30 +39,38 @@ _ROOT = Path(__file__).resolve().parents[1]
 class Config:
     """Measure the preparation of logs."""
 
-    logs: Path
-    """Folder of Parquet files with the columns user, item, rating and timestamp, whole rows only."""
+    logs: tuple[Path, ...]
+    """Folders of Parquet files with the columns user, item, rating and timestamp, whole rows only."""
     folder: Path
     """Where results are written, and deleted again."""
     k_core: Annotated[int, Field(ge=1)] = 5
     memory_limit: str | None = None
     """Handed to the job."""
-    polars: bool = True
-    """Whether the same in Polars is measured and compared: it holds all rows in memory."""
+    most_rows_of_polars: int = 50_000_000
+    """Beyond this the same in Polars is left out: it holds all rows in memory."""
     output: Path | None = None
     """Where a dated file of the figures is kept."""
 
 
 def main(config: Config) -> None:
-    """Run both, compare, print, and keep the figures."""
+    """Go through the logs, and keep the figures."""
     config = validated(config)
-    rows = sum(pq.read_metadata(path).num_rows for path in config.logs.glob("*.parquet"))
+    results = [compared(config, logs) for logs in config.logs]
+    if config.output is not None:
+        keep(config.output, "scale_ingest", {"cores": os.cpu_count(), "logs": results})
+
+
+def compared(config: Config, logs: Path) -> dict[str, Any]:
+    """Run both on some logs, compare, and print."""
+    rows = sum(pq.read_metadata(path).num_rows for path in logs.glob("*.parquet"))
+    with_polars = rows <= config.most_rows_of_polars
     ours, theirs = config.folder / "ours", config.folder / "polars"
     for path in (ours, theirs):
         shutil.rmtree(path, ignore_errors=True)
-    common = ["--logs", str(config.logs), "--positive-threshold", "5", "--k-core", str(config.k_core)]
+    common = ["--logs", str(logs), "--positive-threshold", "5", "--k-core", str(config.k_core)]
     limit = [] if config.memory_limit is None else ["--memory-limit", config.memory_limit]
     programs = {"ifru-dist": ["jobs/preprocess.py", *common, *limit, "--workspace", str(ours)]}
-    if config.polars:
+    if with_polars:
         programs["polars"] = ["-m", "benchmarks.polars_ingest", *common, "--output", str(theirs)]
     figures = {name: measured([sys.executable, *arguments], rows) for name, arguments in programs.items()}
     report = json.loads((ours / "reports" / "preprocess-000001" / "report.json").read_text())
@@ -71,11 +79,10 @@ def main(config: Config) -> None:
         **{name: report[name] for name in ("users", "items", "rows_after_k_core", "train")},
         "k_core": config.k_core,
         "memory_limit": config.memory_limit,
-        "cores": os.cpu_count(),
         "seconds_of_phases": report["seconds"],
         **figures,
     }
-    if config.polars:
+    if with_polars:
         results["cpu_of_polars"] = figures["ifru-dist"]["cpu_s"] / figures["polars"]["cpu_s"]
         results["cpu_of_polars_allowed"] = CPU_OF_POLARS
         results["same_files"] = same_rows(ours, theirs)
@@ -84,8 +91,7 @@ def main(config: Config) -> None:
     for path in (ours, theirs):
         shutil.rmtree(path, ignore_errors=True)
     ours.with_name("ours.key").unlink()
-    if config.output is not None:
-        keep(config.output, "scale_ingest", results)
+    return results
 
 
 def measured(command: list[str], rows: int) -> dict[str, float]:

@@ -131,16 +131,7 @@ def ranks_of(positions: NDArray[np.int64], words: Words, before: NDArray[np.int6
 
 
 @njit(**_COMPILE)
-def invert_in_place(permutation: NDArray[np.signedinteger]) -> None:
-    """Replace a permutation by its inverse, cycle by cycle; what is done is marked by its complement."""
-    for start in range(len(permutation)):
-        if permutation[start] < 0:
-            continue
-        previous, current = start, permutation[start]
-        while current != start:
-            following = permutation[current]
-            permutation[current] = ~previous
-            previous, current = current, following
-        permutation[start] = ~previous
+def invert(permutation: NDArray[np.signedinteger], inverse: NDArray[np.signedinteger]) -> None:
+    """Fill the inverse of a permutation (n,)."""
     for place in range(len(permutation)):
-        permutation[place] = ~permutation[place]
+        inverse[permutation[place]] = place

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ifru_dist.ingest.loops import invert_in_place, mark_last, ranks_of
+from ifru_dist.ingest.loops import invert, mark_last, ranks_of
 from ifru_dist.ingest.spilling import mapped
+
+_AT_ONCE = 1 << 20
 
 
 def last_of_pairs(
@@ -37,14 +39,21 @@ def part_ends(n_rows: int, shares: Sequence[float]) -> tuple[int, int, int]:
 def write_shuffle(path: Path, n_rows: int, seed: int) -> None:
     """Write the place of each row (n_rows,) in a permutation by ``numpy.random.RandomState(seed)``.
 
-    The file is a memory map while it is shuffled, so that the system may take the memory back: 4 bytes a row.
+    The permutation and its inverse are memory maps of files, so that the system may take the memory back: 4 bytes a
+    row each.
     """
     dtype = np.int32 if n_rows < 2**31 else np.int64
-    mapped = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(n_rows,))
-    order = mapped.view(np.ndarray)
-    order[:] = np.arange(n_rows, dtype=dtype)
+    aside = path.with_name(f"{path.name}.order")
+    order, places = (
+        np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=(n_rows,)).view(np.ndarray)
+        for file in (aside, path)
+    )
+    for start in range(0, n_rows, _AT_ONCE):
+        stop = min(start + _AT_ONCE, n_rows)
+        order[start:stop] = np.arange(start, stop, dtype=dtype)
     np.random.RandomState(seed).shuffle(order)  # draws what permutation(n_rows) draws
-    invert_in_place(order)
+    invert(order, places)
+    aside.unlink()
 
 
 @dataclass(frozen=True)
