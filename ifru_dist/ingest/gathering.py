@@ -80,7 +80,7 @@ class Gathering:
         rule, flat = LabelRule(self.options.positive_threshold), [part for group in parts for part in group]
 
         def task(index: int, part: list[Fragment]) -> Task:
-            stem, n_buckets = self.scratch / f"read-{index}", self.budget.buckets(n_rows)
+            stem, n_buckets = self.scratch / f"read-{index}", self.budget.id_buckets(n_rows)
             call = partial(read_chunks, part, columns, rule, stem, self.budget.chunk_rows, n_buckets)
             return Task(call, sum(fragment.n_rows for fragment in part))
 

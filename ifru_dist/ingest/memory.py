@@ -13,8 +13,13 @@ _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _SHARE_OF_MACHINE = 0.5
 _BYTES_PER_ROW = 384
 """What a row of a chunk takes while a task works on it: as text, as codes, in the order of its buckets."""
-_CHUNK_ROWS, _BUCKET_ROWS = range(64, 1 << 20), range(64, 1 << 19)
+_LOADED_LATER = 96 << 20
+"""Of libraries and compiled loops when they are first used."""
+_WORKING_PARTS = 3
+"""Of what is left one is for tasks; others are for arrays over all ids and rows, and for what allocators keep."""
+_CHUNK_ROWS, _BUCKET_ROWS = range(1 << 13, 1 << 20), range(1 << 13, 1 << 19)
 """Larger ones save nothing; smaller ones would be more files than data."""
+_IDS_FOR_A_ROW = 4
 _MOST_BUCKETS = 8192
 
 
@@ -27,15 +32,24 @@ class Budget:
     bucket_rows: int
     """Rows of a bucket, about."""
 
+    @property
+    def is_smallest(self) -> bool:
+        """Whether less memory would not be less."""
+        return self.chunk_rows == _CHUNK_ROWS.start
+
     @classmethod
     def of(cls, limit_bytes: int, threads: int) -> "Budget":
         """What fits into a limit on the whole process, part of which its libraries take already."""
-        working = max(limit_bytes - resident_bytes(), limit_bytes // 8)
-        rows = working // (2 * threads * _BYTES_PER_ROW)  # the other half: arrays over all ids, pools of allocators
+        working = max(limit_bytes - resident_bytes() - _LOADED_LATER, limit_bytes // 16)
+        rows = working // (_WORKING_PARTS * threads * _BYTES_PER_ROW)
         return cls(
             chunk_rows=min(max(rows, _CHUNK_ROWS.start), _CHUNK_ROWS.stop),
             bucket_rows=min(max(rows, _BUCKET_ROWS.start), _BUCKET_ROWS.stop),
         )
+
+    def id_buckets(self, n_rows: int) -> int:
+        """Buckets for the ids of so many rows: few of them are distinct, and an id takes less than a row."""
+        return self.buckets(n_rows // _IDS_FOR_A_ROW)
 
     def buckets(self, n_rows: int) -> int:
         """Buckets for so many rows."""

@@ -39,8 +39,9 @@ class LogOptions:
     max_bad_share: Share = 0.01
     """Stop when more than this share of all rows had to be quarantined."""
     memory_limit: str | None = None
-    """Memory that preparing the logs may take on a machine, such as 2GiB: rows beyond it are sorted on disk. By default
-    half of the machine's, though little of it is taken. What is made does not depend on it."""
+    """Memory that preparing the logs may take on a machine, about, such as 2GiB: rows are sorted on disk, in chunks
+    that fit. Libraries take half a GiB of it, and 8 bytes for each row are mapped from files. By default half of the
+    machine's, though little of it is taken. What is made does not depend on it."""
     scratch: Path | None = None
     """Folder for the rows that are sorted on disk, about 100 bytes for each of the logs; by default in the workspace.
     With --scheduler ray all machines must see it."""

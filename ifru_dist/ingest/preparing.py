@@ -23,7 +23,7 @@ from ifru_dist.ingest.gathering import Gathered, Gathering
 from ifru_dist.ingest.identifiers import training_table
 from ifru_dist.ingest.journal import Journal
 from ifru_dist.ingest.loops import count_into, set_bits
-from ifru_dist.ingest.memory import Budget, limit_of
+from ifru_dist.ingest.memory import Budget, limit_of, resident_bytes
 from ifru_dist.ingest.options import PrepareOptions
 from ifru_dist.ingest.placing import HeldOut, Tables, place_bucket, place_held_out
 from ifru_dist.ingest.running import Runner, Scheduler, Task
@@ -109,6 +109,9 @@ def preparing(
     options.check()
     runner, journal = Runner(scheduler, say), Journal(say)
     budget = budget or Budget.of(limit_of(options.memory_limit), runner.threads)
+    if budget.is_smallest:
+        libraries = resident_bytes() >> 20
+        say(f"note: the memory limit leaves little beside the {libraries} MiB of libraries: chunks are small and slow")
     places = {"--logs": options.logs, "--valid": options.valid, "--test": options.test}
     groups = [[open_file(path) for path in find_files(place, name)] for name, place in places.items() if place]
     with scratch_folder(scratch):

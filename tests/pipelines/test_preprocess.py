@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ifru_dist.errors import ConfigError, InputError, WorkspaceBusyError, WorkspaceError
+from ifru_dist.ingest import memory
 from ifru_dist.pipelines.preprocess import PreprocessConfig, preprocess
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.vacuum import SPILL_FOLDER
@@ -206,10 +207,14 @@ def test_a_killed_job_leaves_nothing_that_opens_and_the_next_run_starts_anew(
     assert found.files() == expected.files()
 
 
-def test_a_tiny_memory_limit_and_another_scratch_folder_give_the_same_files(tmp_path: Path) -> None:
+def test_a_tiny_memory_limit_and_another_scratch_folder_give_the_same_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     frame = pd.concat([pd.read_parquet(_logs(tmp_path / "logs.parquet")) for _ in range(10)])
     frame["item"] = np.arange(len(frame)) * 7 % 150
     frame.to_parquet(tmp_path / "logs.parquet", row_group_size=300)
+    monkeypatch.setattr(memory, "_CHUNK_ROWS", range(64, 1 << 20))
+    monkeypatch.setattr(memory, "_BUCKET_ROWS", range(64, 1 << 20))
     limits = {"tiny": "1B", "large": "16GiB", "own": None}
     for name, limit in limits.items():
         preprocess(_config(tmp_path, workspace=tmp_path / name, memory_limit=limit, k_core=2))
@@ -218,6 +223,7 @@ def test_a_tiny_memory_limit_and_another_scratch_folder_give_the_same_files(tmp_
     preprocess(
         _config(tmp_path, workspace=tmp_path / "elsewhere", memory_limit="1B", scratch=tmp_path / "scratch", k_core=2)
     )
+    assert capsys.readouterr().out.count("note: the memory limit leaves little beside the") == 2
     assert [path.name for path in (tmp_path / "scratch").iterdir()] == ["mine"]
     manifests = [Workspace(tmp_path / name).manifest() for name in (*limits, "elsewhere")]
     assert all(manifest.files() == manifests[0].files() for manifest in manifests)
