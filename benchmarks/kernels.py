@@ -113,9 +113,11 @@ def programs_for(edges: Edges, threads: int) -> dict[str, Callable[[], Tensor]]:
     shape = (len(edges.rows), len(edges.halo))
     pattern = torch.sparse_csr_tensor(narrow, edges.col, torch.zeros(len(edges.col)), shape)
 
+    shift = torch.zeros(len(edges.rows), 1)
+
     def ours() -> Tensor:
         places = (edges.indptr, edges.col, edges.col, edges.weight)
-        return kernels.gauss_newton(*places, edges.rows, edges.halo, edges.vector, edges.vector_halo)
+        return kernels.gauss_newton(*places, edges.rows, edges.halo, edges.vector, edges.vector_halo, shift)
 
     def slopes() -> Tensor:
         near = torch.sparse.sampled_addmm(pattern, edges.vector, edges.halo.T, beta=0.0).values()

@@ -1,4 +1,4 @@
-"""Generator of realistic interactions, for the demo and for benchmarks.
+"""Generator of realistic interactions of any number, for the demo and for benchmarks.
 
 What is planted: every user and item has a bias and a factor, and their dot product decides, with logistic noise, how a
 user rates an item. Item popularity follows Zipf's law and user activity is log-normal. Ratings above 5 have the
@@ -6,135 +6,98 @@ probability sigmoid(planted score), so a threshold at 5 gives labels that a fact
 field decides, too: every hour has a bias, and a factor that meets one of the item's.
 
     python -m benchmarks.synthetic --interactions 200000 --seed 7 --output interactions.parquet
+    python -m benchmarks.synthetic --interactions 20000000 --users 1000000 --items 200000 --processes 2 --output logs
 """
 
-from dataclasses import dataclass
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 import tyro
 from numpy.typing import NDArray
-from pydantic import Field
+from tqdm import tqdm
 
+from benchmarks.synthetic_blocks import SyntheticConfig, drawn_block, plan_of
 from ifru_dist.config import validated
 from ifru_dist.errors import ConfigError
 
-_FACTORS = 4
-_FACTOR_STD = 0.95  # of one coordinate: a dot product of 4 then has a standard deviation of 1.8
-_BIAS_STD = 0.7
-_HOUR_FACTOR_STD = 0.7
-_ACTIVITY_SIGMA = 1.0
-_RATING_PER_LOGIT = 1.2
-_FIRST_SECOND = 1_577_836_800  # 2020-01-01 UTC
-_SPAN_S = 2 * 365 * 86_400
-_MAX_ROUNDS = 20  # of drawing pairs with replacement, until enough of them are distinct
+__all__ = ["SyntheticConfig", "generate", "interactions"]
+
+Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, kw_only=True)
-class SyntheticConfig:
-    """Generate interactions with planted preferences, as Parquet with columns user, item, rating, timestamp.
+def generate(config: SyntheticConfig) -> float:
+    """Write the interactions of a config to its output, and say how skewed they are.
 
-    With --hours there is a column hour, too.
-    """
-
-    output: Path
-    """File to write."""
-    interactions: Annotated[int, Field(ge=1)] = 200_000
-    """Distinct pairs of a user and an item."""
-    users: Annotated[int, Field(ge=1)] = 4_000
-    """Users; the least active may end without an interaction."""
-    items: Annotated[int, Field(ge=1)] = 3_000
-    """Items; the least popular may end without an interaction."""
-    popularity_exponent: Annotated[float, Field(ge=0, le=2)] = 1.0
-    """The item of popularity rank r is drawn with a probability proportional to r ** -exponent."""
-    hours: Annotated[int, Field(ge=0)] = 0
-    """Values of a further column hour, for models of more than two fields; 0: no such column."""
-    seed: Annotated[int, Field(ge=0)] = 1
-    """Seed of everything that is drawn."""
-
-
-def generate(config: SyntheticConfig) -> None:
-    """Write the interactions of a config to its output.
+    Returns:
+        The share of the interactions that the most popular item has.
 
     Raises:
-        ConfigError: an option has a value that cannot work.
+        ConfigError: an option has a value that cannot work, or the folder holds something.
     """
     config = validated(config)
+    per_user, per_item = plan_of(config).counts, np.zeros(config.items, dtype=np.int64)
     config.output.parent.mkdir(parents=True, exist_ok=True)
-    interactions(config).to_parquet(config.output, index=False)
+    if config.output.suffix == ".parquet":
+        logs = interactions(config)
+        logs.to_parquet(config.output, index=False)
+        per_item += _per_item(config, logs)
+    else:
+        _require_empty(config.output)
+        for counts in _of_blocks(config, partial(_write_block, config)):
+            per_item += counts
+    share = float(per_item.max() / config.interactions)
+    print(
+        f"{config.interactions} interactions of {np.count_nonzero(per_user)} users and {np.count_nonzero(per_item)} "
+        f"items in {config.output}: the most popular item has {share:.2%} of them, the most active user "
+        f"{per_user.max()}, the median user {int(np.median(per_user))}"
+    )
+    return share
 
 
 def interactions(config: SyntheticConfig) -> pd.DataFrame:
     """Columns user, item (int64), rating (1 to 10), timestamp (seconds), perhaps hour; in order of time, no pair twice.
 
     Raises:
-        ConfigError: more interactions are asked for than users and items of such skew can have.
+        ConfigError: more interactions are asked for than there are pairs of users and items.
     """
-    rng = np.random.default_rng(config.seed)
-    users, items = _distinct_pairs(config, rng)
-    logits = _planted_scores(config, users, items, rng) + rng.logistic(size=config.interactions)
-    hours, effects = _planted_hours(config, items) if config.hours else (None, 0.0)
-    logits += effects
-    logs = pd.DataFrame(
-        {
-            "user": users,
-            "item": items,
-            "rating": np.clip(np.ceil(5 + _RATING_PER_LOGIT * logits), 1, 10).astype(np.int64),
-            "timestamp": np.sort(rng.integers(_FIRST_SECOND, _FIRST_SECOND + _SPAN_S, config.interactions)),
-        }
-    )
-    return logs if hours is None else logs.assign(hour=hours)
+    logs = pd.concat(list(_of_blocks(config, partial(drawn_block, config))), ignore_index=True)
+    return logs.sort_values("timestamp", kind="stable", ignore_index=True)
 
 
-def _distinct_pairs(config: SyntheticConfig, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Users and items (interactions,) of distinct pairs, in random order."""
-    activity = rng.lognormal(sigma=_ACTIVITY_SIGMA, size=config.users)
-    popularity = rng.permutation(np.arange(1, config.items + 1) ** -config.popularity_exponent)
-    size = config.interactions + config.interactions // 4
-    keys = np.empty(0, dtype=np.int64)
-    for _ in range(_MAX_ROUNDS):
-        drawn = _draw(activity, size, rng) * np.int64(config.items) + _draw(popularity, size, rng)
-        keys = pd.unique(np.concatenate([keys, drawn]))
-        if len(keys) >= config.interactions:
-            return np.divmod(rng.permutation(keys[: config.interactions]), config.items)
-    raise ConfigError(
-        f"--interactions = {config.interactions}: {config.users} users and {config.items} items of this skew gave only "
-        f"{len(keys)} distinct pairs: raise --users or --items, or lower --popularity-exponent"
-    )
+def _write_block(config: SyntheticConfig, number: int) -> NDArray[np.int64]:
+    """Write a block as a file of the output folder; returns how often each item is in it, (items,)."""
+    logs = drawn_block(config, number)
+    logs.to_parquet(config.output / f"part-{number:05d}.parquet", index=False)
+    return _per_item(config, logs)
 
 
-def _draw(weights: NDArray[np.floating], size: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Indices (size,), each drawn with a probability proportional to its weight."""
-    cumulative = np.cumsum(weights)
-    return np.searchsorted(cumulative, rng.random(size) * cumulative[-1], side="right")
+def _per_item(config: SyntheticConfig, logs: pd.DataFrame) -> NDArray[np.int64]:
+    """How often each item is in some logs, (items,)."""
+    return np.bincount(logs["item"], minlength=config.items)
 
 
-def _planted_scores(
-    config: SyntheticConfig, users: NDArray[np.int64], items: NDArray[np.int64], rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """Log-odds (interactions,) that a user rates an item above 5."""
-    user_factors = rng.normal(scale=_FACTOR_STD, size=(config.users, _FACTORS))
-    item_factors = rng.normal(scale=_FACTOR_STD, size=(config.items, _FACTORS))
-    user_bias = rng.normal(scale=_BIAS_STD, size=config.users)
-    item_bias = rng.normal(scale=_BIAS_STD, size=config.items)
-    scores = user_bias[users] + item_bias[items]
-    for factor in range(_FACTORS):  # one at a time, so that no (interactions, factors) array is needed
-        scores += user_factors[users, factor] * item_factors[items, factor]
-    return scores
+def _require_empty(folder: Path) -> None:
+    """Make the folder; refuse one in which files of another run could lie beside those of this one."""
+    folder.mkdir(exist_ok=True)
+    if any(folder.iterdir()):
+        raise ConfigError(f"--output = {folder}: the folder holds files: name another one, or empty it")
 
 
-def _planted_hours(config: SyntheticConfig, items: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Hours (interactions,) and what they add to the planted scores; all else is as without hours."""
-    rng = np.random.default_rng([config.seed, 1])
-    hours = rng.integers(0, config.hours, config.interactions)
-    effects = rng.normal(scale=_BIAS_STD, size=config.hours)[hours]
-    hour_factors = rng.normal(scale=_HOUR_FACTOR_STD, size=(config.hours, _FACTORS))
-    item_factors = rng.normal(scale=_HOUR_FACTOR_STD, size=(config.items, _FACTORS))
-    for factor in range(_FACTORS):
-        effects += hour_factors[hours, factor] * item_factors[items, factor]
-    return hours, effects
+def _of_blocks(config: SyntheticConfig, work: Callable[[int], Result]) -> Iterator[Result]:
+    """What work makes of the number of each block, in their order; processes of its own need a work to be pickled."""
+    numbers = range(plan_of(config).blocks)
+    processes = min(config.processes, len(numbers))
+    if processes == 1:
+        yield from map(work, tqdm(numbers, desc="blocks", disable=None))
+        return
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from tqdm(pool.map(work, numbers), total=len(numbers), desc="blocks", disable=None)
 
 
 if __name__ == "__main__":

@@ -78,15 +78,19 @@ def conjugate_gradients(
         if failure is not None:
             status = failure
             break
-        iteration += 1
         step = rho / curvature if curvature > 0 else math.inf
-        outside = lengths.after(step) >= radius
+        length = lengths.after(step)
+        outside = length >= radius
+        if math.isinf(radius) and not length < radius:  # so little curvature that nothing holds the step
+            status = "not_positive_definite"
+            break
+        iteration += 1
         if outside:
             step = lengths.to_boundary(radius)
         x.add_(direction, alpha=step)
         residual.add_(image, alpha=-step)
         preconditioner.solve(residual, scaled)
-        decrease += step * rho - 0.5 * step**2 * curvature
+        decrease += step * rho - 0.5 * step * step * curvature
         norm2, rho_next = inner((residual, residual), (residual, scaled))
         lengths.advance(step, rho_next, rho_next / rho)
         if outside or norm2 <= tolerance**2 * start2:
@@ -119,7 +123,7 @@ class _Lengths:
         """Take the step; the next direction is the scaled residual (squared length rho_next) + factor * p."""
         self.x_x += step * (2 * self._x_p + step * self._p_p)
         self._x_p = factor * (self._x_p + step * self._p_p)
-        self._p_p = rho_next + factor**2 * self._p_p
+        self._p_p = rho_next + factor * factor * self._p_p
 
 
 def _failure(curvature: float, norm2: float, radius: float) -> SolveStatus | None:

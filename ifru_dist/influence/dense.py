@@ -24,7 +24,7 @@ from ifru_dist.influence.objective import CurvatureKind, RowValues
 from ifru_dist.influence.place import Place
 from ifru_dist.influence.problem import Problem
 from ifru_dist.influence.sampling import uniform
-from ifru_dist.influence.shard import DenseLayout, Shard, edges_of, index_of, row_counts, row_totals
+from ifru_dist.influence.shard import DenseLayout, Shard, index_of, row_totals
 from ifru_dist.influence.tuple_terms import Chunk, TupleTerms, TupleTermsAt, moving_index
 from ifru_dist.models.base import Dense
 
@@ -66,14 +66,15 @@ class DenseShare:
         """
         shard, erased, self.layout, self._shard = problem.shard, problem.erased, layout, problem.shard
         self.model, self.loss, self.communicator = problem.model, problem.loss, problem.communicator
-        near = torch.repeat_interleave(torch.arange(len(shard.rows), device=erased.device), shard.degrees)
-        assert shard.place is not None
-        certain = moves[shard.rows[near]] | moves[shard.others].any(dim=1) | erased
-        read = (shard.place == 0) & (certain | (uniform(shard.example) < share))
-        own = torch.nonzero(row_counts(shard.indptr, read) > 0).flatten()
-        self.block = problem.block(own, among=lambda edges: read[edges])
-        _, edges = edges_of(shard.indptr, own)
-        sampled = (~certain).double()[edges[read[edges]]]
+        run = shard.edges.of(problem.all_rows)
+        near = torch.repeat_interleave(problem.all_rows, torch.diff(run.indptr))
+        assert run.place is not None
+        certain = moves[shard.rows[near]] | moves[run.others].any(dim=1) | erased[run.example]
+        read = (run.place == 0) & (certain | (uniform(run.example) < share))
+        chosen = run.only(read)
+        own = torch.nonzero(torch.diff(chosen.indptr)).flatten()
+        self.block = problem.block(own, chosen.of(own))
+        sampled = (~certain[read]).double()
         scale = 1.0 + sampled * (1.0 / share - 1.0)
         self.factor, self.gone, self.kept = (
             part * scale for part in (self.block.factor, self.block.gone, self.block.kept)

@@ -1,6 +1,5 @@
 """Models whose score reads the embedding rows themselves: the influence of an example is direct, at its own rows."""
 
-from functools import cached_property
 from typing import Self
 
 import torch
@@ -12,8 +11,8 @@ from ifru_dist.influence.objective import CurvatureKind, Outside, Point, RowValu
 from ifru_dist.influence.place import Place
 from ifru_dist.influence.problem import Problem
 from ifru_dist.influence.sampling import within_budget
-from ifru_dist.influence.shard import Block, row_counts, row_totals
-from ifru_dist.influence.terms import Terms, TermsAt
+from ifru_dist.influence.shard import Block, row_totals
+from ifru_dist.influence.terms import Terms, TermsAt, WholeTerms
 
 
 class DirectObjective:
@@ -47,35 +46,26 @@ class DirectObjective:
         self.edges_per_product = len(self.read.label) + dense_edges
         self.edges_per_residual = 2 * (len(self.block.label) + dense_edges)
         self._read_terms = self._terms if self.read is self.block else problem.terms(self.read)
-        self.start = DirectPoint(self, Place(shard.embeddings, self.positions), self._started(self.block, self._terms))
+        self.before = self._started(self.block, self._terms)
+        start = Place(shard.embeddings, self.positions)
+        self.dense_before = None if self.dense is None else self.dense.at(start)
         self._tilt: Tensor | None = None
-        self._fringe: tuple[Block, Terms, TermsAt, MovingExchange] | None = None
-
-    @cached_property
-    def start_loss(self) -> Tensor:
-        """(e,) loss of each edge's example before the batch."""
-        return self.start.state.loss()
-
-    @cached_property
-    def counted(self) -> Tensor:
-        """(e,) share of a kept example that counts at an edge: it has as many edges here as selected rows."""
-        return self.block.kept / (1 + (self.moving.index >= 0).sum(dim=1))
+        self._fringe: tuple[Block, Terms, WholeTerms, MovingExchange] | None = None
 
     def at(self, place: Place) -> "DirectPoint":
         """The examples of the selected rows; only rows that moved travel."""
         if place.moved is None:
-            return self.start
+            return DirectPoint(self, place, self.before)
         arriving = self.problem.communicator.gather_rows(self.moving.plan, place.rows)
         dense = self._dense.at(place)
-        return DirectPoint(self, place, self._terms.moved(self.start.state, place.rows, arriving, self.moving, dense))
+        return DirectPoint(self, place, self._terms.moved(self.before, place.rows, arriving, self.moving, dense))
 
     def start_gradient(self) -> Tensor:
         """Gradient of all examples before the batch, regularisers included, (m, d)."""
         if self._tilt is None:
-            start = self.start
-            self._tilt = start.state.gradient(self.block.factor).addcmul_(self._start_ridge, start.state.rows)
-            if start.dense is not None:
-                start.dense.add_gradient(self._tilt, start.dense.share.factor)
+            self._tilt = self.before.gradient().addcmul_(self._start_ridge, self.before.rows)
+            if self.dense_before is not None:
+                self.dense_before.add_gradient(self._tilt, self.dense_before.share.factor)
         return self._tilt
 
     def start_squares(self, *, everywhere: bool = True) -> Tensor:
@@ -83,15 +73,15 @@ class DirectObjective:
 
         Reads all edges of these rows once.
         """
-        problem, shard, block, at = self.problem, self.problem.shard, self.block, self.start.state
+        problem, shard, block, at = self.problem, self.problem.shard, self.block, self.before
         if everywhere or problem.options.temperature != 1:
             block = problem.block(problem.all_rows) if everywhere else block
             at = self._started(block, problem.untempered_terms(block))
         squares = torch.zeros_like(shard.embeddings, dtype=torch.float64)
-        squares[block.positions] = at.squares(block.factor)
-        if self.start.dense is not None:
+        squares[block.positions] = at.squares()
+        if self.dense_before is not None:
             selected = squares[self.positions]
-            self.start.dense.add_squares(selected)
+            self.dense_before.add_squares(selected)
             squares[self.positions] = selected
         columns = torch.full_like(squares[:, 0], squares.shape[1])
         if shard.dense is not None:  # the last of their rows is filled up with zeros
@@ -100,11 +90,9 @@ class DirectObjective:
 
     def start_residual(self) -> RowValues:
         """The residual before the update: not zero only at the endpoints, all of which are selected, and the dense."""
-        block, start = self.block, self.start
-        data = start.state.gradient(block.gone, among=block.erased)
-        data.addcmul_(self.lost_ridge, start.state.rows)
-        if start.dense is not None:
-            start.dense.add_gradient(data, start.dense.share.gone)
+        data = self.before.gone_gradient().addcmul(self.lost_ridge, self.before.rows)
+        if self.dense_before is not None:
+            self.dense_before.add_gradient(data, self.dense_before.share.gone)
         return RowValues(self.positions, data)
 
     def outside(self, point: Point) -> Outside:
@@ -124,12 +112,12 @@ class DirectObjective:
         after = terms.moved(before, before.rows, arriving, moving, self._dense.at(point.place))
 
         def diagonal() -> Tensor:
-            read = after.curvature(block.factor, "gauss-newton", self.dtype).diagonal
+            read = after.curvature("gauss-newton", self.dtype).diagonal
             edges, seen = shard.degrees[positions].double(), torch.diff(block.indptr).double().clamp(min=1)
             ridge = model.l2 * shard.mass[positions] + model.l2_row
-            return read.mul_((edges / seen)[:, None]).add_(ridge[:, None])
+            return (read * (edges / seen)[:, None]).add_(ridge[:, None])
 
-        return Outside(positions, before.less(block.factor, after, block.factor), diagonal)
+        return Outside(positions, before.less(after), diagonal)
 
     def _fringe_block(self) -> Block:
         """The rows at which something changes though they do not move, with the edges that change.
@@ -143,12 +131,12 @@ class DirectObjective:
         if self.dense is not None:
             fringe[:] = True
         fringe[self.positions] = False
-        fringe &= row_counts(shard.indptr, self.problem.erased) == 0
+        fringe &= self.problem.lost == 0
         fringe &= ~shard.is_dense
         positions = torch.nonzero(fringe).flatten()
         if self.dense is not None:
             return self.problem.block(positions)
-        return self.problem.block(positions, lambda edges: self._moves[shard.others[edges]].any(dim=1))
+        return self.problem.block(positions, shard.edges.of(positions, near=self._moves))
 
     def selecting(self, selected: Tensor) -> Self:
         """The same batch with other selected rows, (n,) bool."""
@@ -158,12 +146,12 @@ class DirectObjective:
         """The examples that pruned products read, at a point."""
         return self._read_terms.at(point.state.rows, point.state.halo, self._dense.at(point.place))
 
-    def _started(self, block: Block, terms: Terms) -> TermsAt:
+    def _started(self, block: Block, terms: Terms) -> WholeTerms:
         """The examples of a block before the batch; closed forms read the far ends as products do."""
         shard = self.problem.shard
         halo = self.problem.communicator.gather_rows(block.plan, shard.embeddings).to(self.dtype)
         dense = self._dense.at(Place(shard.embeddings, self.positions))
-        return terms.at(shard.embeddings[block.positions].double(), halo, dense)
+        return terms.at(shard.embeddings.index_select(0, block.positions).double(), halo, dense)
 
 
 class DirectPoint:
@@ -172,19 +160,21 @@ class DirectPoint:
     def __init__(self, objective: DirectObjective, place: Place, state: TermsAt) -> None:
         """The objective's examples at a place."""
         self._objective, self.place, self.state = objective, place, state
-        self.dense = None if objective.dense is None else objective.dense.at(place)
+        self.dense = (
+            objective.dense_before if place.moved is None or objective.dense is None else objective.dense.at(place)
+        )
         self.outputs: Tensor | None = None
 
     def residual(self) -> Tensor:
         """Gradient of all examples before minus that of the kept ones now, formed edge by edge, (m, d)."""
-        objective, start = self._objective, self._objective.start
-        if self is start:
+        objective = self._objective
+        if self.state is objective.before:
             return objective.start_residual().values
-        block, rows = objective.block, self.state.rows
-        data = start.state.less(block.factor, self.state, block.kept)
-        data.addcmul_(objective.lost_ridge, start.state.rows).addcmul_(objective.ridge, start.state.rows - rows)
-        if self.dense is not None and start.dense is not None:
-            start.dense.add_less(data, self.dense)
+        before, rows = objective.before, self.state.rows
+        data = before.less(self.state).addcmul(objective.lost_ridge, before.rows)
+        data.addcmul_(objective.ridge, before.rows - rows)
+        if self.dense is not None and objective.dense_before is not None:
+            objective.dense_before.add_less(data, self.dense)
         return data
 
     def curvature(self, kind: CurvatureKind, *, exact: bool = False) -> "DirectCurvature":
@@ -196,12 +186,10 @@ class DirectPoint:
 
         Where dense parameters move, every example counts once, at the row of its first place.
         """
-        objective, start = self._objective, self._objective.start
-        if self.dense is not None and start.dense is not None:
-            return self.dense.loss_change(start.dense)
-        block = objective.block
-        change = (self.state.loss() - objective.start_loss).mul_(objective.counted)
-        return RowValues(objective.positions, objective.problem.kernels.row_sums(block.indptr, change))
+        objective = self._objective
+        if self.dense is not None and objective.dense_before is not None:
+            return self.dense.loss_change(objective.dense_before)
+        return RowValues(objective.positions, self.state.loss_change(objective.before, objective.moving))
 
 
 class DirectCurvature:
@@ -210,12 +198,12 @@ class DirectCurvature:
     def __init__(self, objective: DirectObjective, point: DirectPoint, kind: CurvatureKind, *, pruned: bool) -> None:
         """Weights and diagonal at a point."""
         self._objective, index = objective, objective.moving.index
-        block, state = (objective.read, objective.read_state(point)) if pruned else (objective.block, point.state)
+        state = objective.read_state(point) if pruned else point.state
         self._moving = index[objective.read_edges] if pruned else index
-        self._terms = state.curvature(block.kept, kind, objective.dtype)
-        self._ridge = objective.ridge.to(objective.dtype)
+        self._terms = state.curvature(kind, objective.dtype)
+        self._shift: tuple[Tensor | None, Tensor] | None = None
         self._dense = None if point.dense is None else point.dense.curvature(kind)
-        self.diagonal = self._terms.diagonal.add_(objective.ridge)
+        self.diagonal = self._terms.diagonal + objective.ridge
         if self._dense is not None:
             self._dense.add_diagonal(self.diagonal)
 
@@ -226,14 +214,20 @@ class DirectCurvature:
             data.diagonal(dim1=1, dim2=2).add_(self._objective.ridge[chosen])
         return data
 
-    def product(self, vector: Tensor) -> Tensor:
-        """The matrix times a vector on the selected rows (m, d); only selected rows travel."""
-        objective = self._objective
+    def product(self, vector: Tensor, damping: Tensor | None = None) -> Tensor:
+        """See Curvature; only selected rows travel."""
+        objective, shift = self._objective, self._shifted(damping)
         arriving = objective.problem.communicator.gather_rows(objective.moving.plan, vector)
         if self._dense is None:
-            image = self._terms.product(vector, arriving, self._moving)
-        else:
-            change = self._dense.change_of(vector)
-            image = self._terms.product(vector, arriving, self._moving, change)
-            self._dense.add_product(image, vector, change)
-        return image.addcmul_(self._ridge, vector)
+            return self._terms.product(vector, arriving, self._moving, shift=shift)
+        change = self._dense.change_of(vector)
+        image = self._terms.product(vector, arriving, self._moving, change, shift)
+        self._dense.add_product(image, vector, change)
+        return image
+
+    def _shifted(self, damping: Tensor | None) -> Tensor:
+        """The regularisers' factor with a damping (m, 1) added; that of the last one asked for is kept."""
+        if self._shift is None or self._shift[0] is not damping:
+            ridge = self._objective.ridge if damping is None else self._objective.ridge + damping
+            self._shift = damping, ridge.to(self._objective.dtype)
+        return self._shift[1]

@@ -35,12 +35,9 @@ Indices = NDArray[np.signedinteger]
 class Loops(NamedTuple):
     """The loops for one number of columns."""
 
-    scores: Callable[..., None]
     weighted_sum: Callable[..., None]
     weighted_squares: Callable[..., None]
     weighted_difference: Callable[..., None]
-    score_changes: Callable[..., None]
-    shifted_sum: Callable[..., None]
     gauss_newton: Callable[..., None]
     moving_sum: Callable[..., None]
     row_blocks: Callable[..., None]
@@ -49,17 +46,6 @@ class Loops(NamedTuple):
 @cache
 def loops_for(width: int) -> Loops:
     """The loops for matrices of ``width`` columns; compiled at their first use, and kept on disk."""
-
-    @njit(**_COMPILE)
-    def scores(
-        first: int, stop: int, indptr: Indices, col: Indices, rows: Floats, halo: Floats, result: Floats
-    ) -> None:
-        last = len(col) - 1
-        for row in range(first, stop):
-            near = load_row(rows, row, width)
-            for edge in range(indptr[row], indptr[row + 1]):
-                prefetch_row(halo, np.int64(col[min(edge + EDGES_AHEAD, last)]), width)
-                result[edge] = dot_rows(near, load_row(halo, np.int64(col[edge]), width))
 
     @njit(**_COMPILE)
     def weighted_difference(
@@ -88,59 +74,6 @@ def loops_for(width: int) -> Loops:
                 add_to_row(result, row, total)
 
     @njit(**_COMPILE)
-    def score_changes(
-        first: int,
-        stop: int,
-        indptr: Indices,
-        col: Indices,
-        moving: Indices,
-        rows: Floats,
-        halo: Floats,
-        change: Floats,
-        far_change: Floats,
-        result: Floats,
-    ) -> None:
-        last = len(col) - 1
-        for row in range(first, stop):
-            near, own_change = load_row(rows, row, width), load_row(change, row, width)
-            for edge in range(indptr[row], indptr[row + 1]):
-                ahead = min(edge + EDGES_AHEAD, last)
-                prefetch_row(halo, np.int64(col[ahead]), width)
-                prefetch_row(far_change, max(np.int64(moving[ahead]), 0), width)
-                other = np.int64(moving[edge])
-                total = dot_rows(load_row(halo, np.int64(col[edge]), width), own_change)
-                if other >= 0:
-                    total += dot_rows(near, load_row(far_change, other, width))
-                result[edge] = total
-
-    @njit(**_COMPILE)
-    def shifted_sum(
-        first: int,
-        stop: int,
-        indptr: Indices,
-        col: Indices,
-        moving: Indices,
-        weight: Floats,
-        far_weight: Floats,
-        halo: Floats,
-        far_change: Floats,
-        result: Floats,
-    ) -> None:
-        last = len(col) - 1
-        for row in range(first, stop):
-            for start in range(indptr[row], indptr[row + 1], _RUN):
-                total = zero_row(halo, width)
-                for edge in range(start, min(start + _RUN, indptr[row + 1])):
-                    ahead = min(edge + EDGES_AHEAD, last)
-                    prefetch_row(halo, np.int64(col[ahead]), width)
-                    prefetch_row(far_change, max(np.int64(moving[ahead]), 0), width)
-                    total = add_scaled(total, weight[edge], load_row(halo, np.int64(col[edge]), width))
-                    other = np.int64(moving[edge])
-                    if other >= 0:
-                        total = add_scaled(total, far_weight[edge], load_row(far_change, other, width))
-                add_to_row(result, row, total)
-
-    @njit(**_COMPILE)
     def gauss_newton(
         first: int,
         stop: int,
@@ -152,6 +85,7 @@ def loops_for(width: int) -> Loops:
         halo: Floats,
         vector: Floats,
         vector_halo: Floats,
+        shift: Floats,
         result: Floats,
     ) -> None:
         last, total = len(col) - 1, np.zeros((1, width))
@@ -170,7 +104,7 @@ def loops_for(width: int) -> Loops:
                     part = add_scaled(part, weight[edge] * slope, far)
                 add_to_row(total, 0, part)
             for k in range(width):
-                result[row, k] = total[0, k]
+                result[row, k] = total[0, k] + shift[row, 0] * vector[row, k]
                 total[0, k] = 0.0
 
     @njit(**_COMPILE)
@@ -202,12 +136,9 @@ def loops_for(width: int) -> Loops:
                     add_to_row(block, k, scaled_row(factor, far))
 
     return Loops(
-        scores,
         _weighted(width, squared=False),
         _weighted(width, squared=True),
         weighted_difference,
-        score_changes,
-        shifted_sum,
         gauss_newton,
         moving_sum,
         row_blocks,

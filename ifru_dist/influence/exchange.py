@@ -31,10 +31,22 @@ def moving_mask(shard: Shard, positions: Tensor, communicator: Communicator) -> 
 def moving_exchange(
     block: Block, positions: Tensor, moves: Tensor, shard: Shard, communicator: Communicator
 ) -> MovingExchange:
-    """Agree on the exchange for selected positions (m,) of the shard and the mask (N,) of all that move."""
+    """The exchange for selected positions (m,) of the shard and the mask (N,) of all that move.
+
+    It is a part of the block's, and every worker knows which: nothing has to be agreed upon.
+    """
     arriving = block.plan.rows
-    plan = communicator.plan(arriving[moves[arriving]])
+    plan = _part(block.plan, moves[shard.rows[block.plan.send]], moves[arriving])
     among_selected = index_of(positions, len(shard.rows))
     index = index_of(plan.rows, len(moves))
-    halo = index_of(block.plan.rows, len(moves))[plan.rows]
+    halo = torch.nonzero(moves[arriving]).flatten()
     return MovingExchange(replace(plan, send=among_selected[plan.send]), index[arriving][block.cols], halo)
+
+
+def _part(plan: GatherPlan, leaves: Tensor, arrives: Tensor) -> GatherPlan:
+    """The part of a plan that masks of what leaves (m,) and of what arrives (h,) select, alike on both sides."""
+    send, receive = (
+        tuple(int(part.sum()) for part in torch.split(mask, list(counts)))
+        for mask, counts in ((leaves, plan.send_counts), (arrives, plan.receive_counts))
+    )
+    return GatherPlan(plan.rows[arrives], plan.send[leaves], send, receive)

@@ -15,27 +15,25 @@ from torch import Tensor
 
 from ifru_dist.influence.communicator import Communicator
 from ifru_dist.influence.objective import Outside
-from ifru_dist.influence.shard import Shard, make_block, row_counts, row_totals
+from ifru_dist.influence.problem import Problem
+from ifru_dist.influence.shard import Shard, row_totals
 
 
-def endpoints(shard: Shard, erased: Tensor) -> tuple[Tensor, Tensor]:
+def endpoints(shard: Shard, lost: Tensor) -> tuple[Tensor, Tensor]:
     """Own rows that lose some examples but keep others, and own rows that lose all they had.
 
     Args:
         shard: This worker's rows.
-        erased: (e,) bool over the shard's edges.
+        lost: (n,) edges that they lose.
 
     Returns:
         Two masks (n,).
     """
-    lost = row_counts(shard.indptr, erased)
     return (lost > 0) & (lost < shard.degrees), (lost > 0) & (lost == shard.degrees)
 
 
 def select_by_degree(
-    shard: Shard,
-    erased: Tensor,
-    communicator: Communicator,
+    problem: Problem,
     *,
     hops: int,
     quantile: float,
@@ -44,20 +42,19 @@ def select_by_degree(
     """Mask (n,) of the own rows that the batch moves, by the paper's importance.
 
     Args:
-        shard: This worker's rows.
-        erased: (e,) bool over the shard's edges.
-        communicator: All workers make this call together.
+        problem: The batch. All workers make this call together.
         hops: How far from the endpoints rows may lie.
         quantile: The share of the rows reached, the least important ones, that stays out.
         row_budget: Rows over all workers at most; the endpoints are in even when they are more.
     """
-    selected, emptied = endpoints(shard, erased)
+    shard, communicator = problem.shard, problem.communicator
+    selected, emptied = endpoints(shard, problem.lost)
     degrees = shard.degrees.double().clamp(min=1)
-    importance = row_counts(shard.indptr, erased).double() / degrees
+    importance = problem.lost.double() / degrees
     reached = selected | emptied
     for _ in range(hops):
-        fresh = _neighbours(shard, erased, reached, communicator) & ~reached
-        block = make_block(shard, erased, torch.nonzero(fresh).flatten(), communicator)
+        fresh = _neighbours(problem, reached) & ~reached
+        block = problem.block(torch.nonzero(fresh).flatten())
         arriving = communicator.gather_rows(block.plan, (importance * reached)[:, None].contiguous())
         sums = row_totals(block.indptr, arriving[block.cols, 0].sum(dim=1))
         importance[block.positions] = sums / degrees[block.positions]
@@ -104,9 +101,9 @@ def select_by_step(
     return selected | _mask(shard, ranked[: int(max(0, room)), 1].long(), communicator)
 
 
-def _neighbours(shard: Shard, erased: Tensor, reached: Tensor, communicator: Communicator) -> Tensor:
+def _neighbours(problem: Problem, reached: Tensor) -> Tensor:
     """Mask (n,) of the own rows that are far ends of any worker's reached rows."""
-    block = make_block(shard, erased, torch.nonzero(reached).flatten(), communicator)
+    block = problem.block(torch.nonzero(reached).flatten())
     mask = torch.zeros_like(reached)
     mask[block.plan.send] = True
     return mask

@@ -11,13 +11,30 @@ import torch
 from torch import Tensor
 
 from ifru_dist.influence.kernels_torch import TorchKernels
+from ifru_dist.influence.pairs import MovedPairs, PairEdges, PairValues
 
 
 class Kernels(Protocol):
     """Edge loops whose result for a row depends on that row's edges only, never on what lies beside it."""
 
-    def scores(self, indptr: Tensor, col: Tensor, rows: Tensor, halo: Tensor) -> Tensor:
-        """Dot product of each edge's two ends: rows (n, d) with halo (h, d) -> (e,)."""
+    def pairs(self, edges: PairEdges, rows: Tensor, halo: Tensor) -> PairValues:
+        """Losses of pairs whose score is the dot product of rows (n, d) with far ends (h, d), and their derivatives."""
+
+    def moved_pairs(
+        self,
+        edges: PairEdges,
+        moving: Tensor,
+        start: PairValues,
+        rows: Tensor,
+        halo: Tensor,
+        change: Tensor,
+        far_change: Tensor,
+    ) -> MovedPairs:
+        """The pairs when both ends have moved, by how much they moved.
+
+        ``halo`` (h, d) is where the far ends were, ``rows`` (n, d) where the rows are now, after ``change`` (n, d);
+        ``far_change`` (k, d) is read at index ``moving`` (e,) int32, and is zero where that is -1.
+        """
 
     def weighted_sum(self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor) -> Tensor:
         """Sum of weight * halo over the edges of each row -> (n, d)."""
@@ -30,34 +47,6 @@ class Kernels(Protocol):
     def weighted_squares(self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor) -> Tensor:
         """Sum of weight * halo^2 over the edges of each row -> (n, d)."""
 
-    def score_changes(
-        self,
-        indptr: Tensor,
-        col: Tensor,
-        moving: Tensor,
-        rows: Tensor,
-        halo: Tensor,
-        change: Tensor,
-        far_change: Tensor,
-    ) -> Tensor:
-        """By how much each edge's dot product changes when both ends move, formed from the changes alone -> (e,).
-
-        ``halo`` (h, d) is where the far ends were, ``rows`` (n, d) where the rows are now, after ``change`` (n, d);
-        ``far_change`` is read at index ``moving`` (e,), and is zero where that is -1.
-        """
-
-    def shifted_sum(
-        self,
-        indptr: Tensor,
-        col: Tensor,
-        moving: Tensor,
-        weight: Tensor,
-        far_weight: Tensor,
-        halo: Tensor,
-        far_change: Tensor,
-    ) -> Tensor:
-        """Sum of weight * halo + far_weight * far_change (at ``moving``, as above) over each row's edges -> (n, d)."""
-
     def gauss_newton(
         self,
         indptr: Tensor,
@@ -68,11 +57,12 @@ class Kernels(Protocol):
         halo: Tensor,
         vector: Tensor,
         vector_halo: Tensor,
+        shift: Tensor,
     ) -> Tensor:
-        """Sum of weight * (b . v_a + a . v_b) * b over the edges of each row -> (n, d).
+        """Sum of weight * (b . v_a + a . v_b) * b over the edges of each row, and shift * v_a -> (n, d).
 
         a is the row (n, d), b its far end (h, d); v_a is ``vector`` (n, d), v_b is ``vector_halo`` at index ``moving``
-        (e,), or zero where that index is -1. The result is of the type of ``vector``.
+        (e,), or zero where that index is -1; ``shift`` is (n, 1). The result is of the type of ``vector``.
         """
 
     def moving_sum(self, indptr: Tensor, moving: Tensor, weight: Tensor, vector_halo: Tensor) -> Tensor:

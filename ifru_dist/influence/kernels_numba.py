@@ -16,11 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ifru_dist.influence.edge_loops import loops_for
+from ifru_dist.influence.edge_losses import loss_code
+from ifru_dist.influence.pair_loops import pair_loops_for
+from ifru_dist.influence.pairs import MovedPairs, PairEdges, PairValues
 
 _COMPILE: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
 _FAST: dict[str, Any] = {**_COMPILE, "fastmath": {"reassoc", "contract", "nsz"}}
-_EDGES_EACH = 16_384
-"""Edges that are worth a thread."""
+_EDGES_EACH = 8_192
+"""Edges that are worth a part of their own."""
+_PARTS = 8
+"""Parts for each thread, so that one which is held up keeps nobody waiting."""
 Floats = NDArray[np.floating]
 Indices = NDArray[np.signedinteger]
 
@@ -33,11 +38,36 @@ class NumbaKernels:
         self._threads = threads
         self._others = ThreadPoolExecutor(threads - 1, "edges") if threads > 1 else None
 
-    def scores(self, indptr: Tensor, col: Tensor, rows: Tensor, halo: Tensor) -> Tensor:
-        """Dot product of each edge's two ends, (e,)."""
-        result = torch.empty(len(col), dtype=torch.float64)
-        self._over_rows(loops_for(halo.shape[1]).scores, indptr, col, rows.to(halo.dtype), halo, result)
-        return result
+    def pairs(self, edges: PairEdges, rows: Tensor, halo: Tensor) -> PairValues:
+        """See Kernels."""
+        score, value, error, weight = (torch.empty_like(edges.label) for _ in range(4))
+        kept, gone, diagonal = (_zeros(rows.shape) for _ in range(3))
+        results = (score, value, error, weight, kept, gone, diagonal)
+        self._over_rows(
+            pair_loops_for(halo.shape[1]).pairs, edges.indptr, *_given(edges), rows.to(halo.dtype), halo, *results
+        )
+        return PairValues(score=score, value=value, error=error, weight=weight, kept=kept, gone=gone, diagonal=diagonal)
+
+    def moved_pairs(
+        self,
+        edges: PairEdges,
+        moving: Tensor,
+        start: PairValues,
+        rows: Tensor,
+        halo: Tensor,
+        change: Tensor,
+        far_change: Tensor,
+    ) -> MovedPairs:
+        """See Kernels."""
+        before = (moving, start.score, start.value, start.error)
+        near = (rows.to(halo.dtype), halo, change.to(halo.dtype), far_change.to(halo.dtype))
+        error, weight = torch.empty_like(edges.label), torch.empty_like(edges.label)
+        less, diagonal, loss_change = _zeros(rows.shape), _zeros(rows.shape), _zeros((len(rows), 1))
+        results = (error, weight, less, diagonal, loss_change)
+        self._over_rows(
+            pair_loops_for(halo.shape[1]).moved_pairs, edges.indptr, *_given(edges), *before, *near, *results
+        )
+        return MovedPairs(error=error, weight=weight, less=less, diagonal=diagonal, loss_change=loss_change)
 
     def weighted_sum(self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor) -> Tensor:
         """Sum of weight * halo over the edges of each row, (n, d)."""
@@ -63,42 +93,13 @@ class NumbaKernels:
         halo: Tensor,
         vector: Tensor,
         vector_halo: Tensor,
+        shift: Tensor,
     ) -> Tensor:
         """Gauss-Newton product of each row, (n, d)."""
         near = (rows.to(halo.dtype), halo, vector.to(halo.dtype), vector_halo.to(halo.dtype))
         result = torch.empty_like(vector)
-        self._over_rows(loops_for(halo.shape[1]).gauss_newton, indptr, col, moving, weight, *near, result)
+        self._over_rows(loops_for(halo.shape[1]).gauss_newton, indptr, col, moving, weight, *near, shift, result)
         return result
-
-    def score_changes(
-        self,
-        indptr: Tensor,
-        col: Tensor,
-        moving: Tensor,
-        rows: Tensor,
-        halo: Tensor,
-        change: Tensor,
-        far_change: Tensor,
-    ) -> Tensor:
-        """By how much each edge's dot product changes, (e,)."""
-        result = torch.empty(len(col), dtype=torch.float64)
-        near = (rows.to(halo.dtype), halo, change.to(halo.dtype), far_change.to(halo.dtype))
-        self._over_rows(loops_for(halo.shape[1]).score_changes, indptr, col, moving, *near, result)
-        return result
-
-    def shifted_sum(
-        self,
-        indptr: Tensor,
-        col: Tensor,
-        moving: Tensor,
-        weight: Tensor,
-        far_weight: Tensor,
-        halo: Tensor,
-        far_change: Tensor,
-    ) -> Tensor:
-        """Sum of weight * halo + far_weight * far_change over the edges of each row, (n, d)."""
-        far = (halo, far_change.to(halo.dtype))
-        return self._summed("shifted_sum", indptr, col, moving, weight, far_weight, *far)
 
     def moving_sum(self, indptr: Tensor, moving: Tensor, weight: Tensor, vector_halo: Tensor) -> Tensor:
         """Weighted sum over the edges whose far ends move, (n, d)."""
@@ -140,20 +141,36 @@ class NumbaKernels:
         self._over_rows(getattr(loops_for(dim), name), indptr, *arguments, result)
         return result
 
-    def _over_rows(self, loop: Callable[..., None], indptr: Tensor, *arguments: Tensor) -> None:
-        """Run a loop over all rows, shared among the threads by their edges."""
-        arrays = [indptr.numpy(), *(argument.numpy() for argument in arguments)]
-        rows, edges = len(arrays[0]) - 1, int(arrays[0][-1])
-        shares = min(self._threads, edges // _EDGES_EACH)
-        if self._others is None or shares < 2:
+    def _over_rows(self, loop: Callable[..., None], indptr: Tensor, *arguments: Tensor | tuple[int, float]) -> None:
+        """Run a loop over all rows; threads take parts of about equally many edges until none is left."""
+        arrays = [part.numpy() if isinstance(part, Tensor) else part for part in (indptr, *arguments)]
+        rows, edges = len(indptr) - 1, int(indptr[-1])
+        parts = min(self._threads * _PARTS, edges // _EDGES_EACH)
+        if self._others is None or parts < 2:
             return loop(0, rows, *arrays)
-        inner = np.searchsorted(arrays[0], edges * np.arange(1, shares) // shares)
-        bounds = [0, *inner.tolist(), rows]
-        waiting = [self._others.submit(loop, first, stop, *arrays) for first, stop in pairwise(bounds[1:])]
-        loop(0, bounds[1], *arrays)
-        for share in waiting:
-            share.result()
+        inner = np.searchsorted(arrays[0], edges * np.arange(1, parts) // parts)
+        left = iter(list(pairwise([0, *inner.tolist(), rows])))
+
+        def work() -> None:
+            for first, stop in left:
+                loop(first, stop, *arrays)
+
+        helping = [self._others.submit(work) for _ in range(min(self._threads, parts) - 1)]
+        work()
+        for help_ in helping:
+            if not help_.cancel():  # who has not begun yet would find nothing left to do
+                help_.result()
         return None
+
+
+def _given(edges: PairEdges) -> tuple[Tensor | tuple[int, float], ...]:
+    """Edges as the loops over pairs take them, but for the row pointers."""
+    return edges.col, edges.label, edges.factor, edges.erased, loss_code(edges.loss)
+
+
+def _zeros(shape: tuple[int, ...]) -> Tensor:
+    """Sums that are to be formed."""
+    return torch.zeros(shape, dtype=torch.float64)
 
 
 @njit(**_COMPILE)

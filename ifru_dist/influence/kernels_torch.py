@@ -5,15 +5,69 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from ifru_dist.influence.pairs import MovedPairs, PairEdges, PairValues
+
 CHUNK_EDGES = 1 << 20
 
 
 class TorchKernels:
     """See ``ifru_dist.influence.kernels.Kernels``. Temporaries are bounded by CHUNK_EDGES, or by one row's edges."""
 
-    def scores(self, indptr: Tensor, col: Tensor, rows: Tensor, halo: Tensor) -> Tensor:
-        """Dot product of each edge's two ends, (e,)."""
-        return _by_edge(indptr, lambda c: (rows[c.row] * halo[col[c.edges]].double()).sum(-1))
+    def pairs(self, edges: PairEdges, rows: Tensor, halo: Tensor) -> PairValues:
+        """See Kernels."""
+        csr, loss, label = (edges.indptr, edges.col), edges.loss, edges.label
+        score = _by_edge(edges.indptr, lambda c: (rows[c.row] * halo[edges.col[c.edges]].double()).sum(-1))
+        error, gone = loss.error(score, label), edges.factor * edges.erased
+        kept = edges.factor - gone
+        weight = loss.curvature(score, label) * kept
+        return PairValues(
+            score=score,
+            value=loss.value(score, label),
+            error=error,
+            weight=weight,
+            kept=self.weighted_sum(*csr, error * kept, halo),
+            gone=self.weighted_sum(*csr, error * gone, halo),
+            diagonal=self.weighted_squares(*csr, weight, halo),
+        )
+
+    def moved_pairs(
+        self,
+        edges: PairEdges,
+        moving: Tensor,
+        start: PairValues,
+        rows: Tensor,
+        halo: Tensor,
+        change: Tensor,
+        far_change: Tensor,
+    ) -> MovedPairs:
+        """See Kernels."""
+        padded, loss, label, col = _padded(far_change), edges.loss, edges.label, edges.col
+
+        def changes(c: "_Chunk") -> Tensor:
+            near, far = halo[col[c.edges]].double(), padded[moving[c.edges]]
+            return (near * change[c.row]).sum(-1) + (rows[c.row] * far).sum(-1)
+
+        score = start.score + _by_edge(edges.indptr, changes)
+        kept, error = edges.factor * (~edges.erased).double(), loss.error(score, label)
+        now, weight = error * kept, loss.curvature(score, label) * kept
+        given = start.error * edges.factor - now
+
+        def differences(c: "_Chunk") -> Tensor:
+            near, far = halo[col[c.edges]].double(), padded[moving[c.edges]]
+            return given[c.edges, None] * near - now[c.edges, None] * far
+
+        def squares(c: "_Chunk") -> Tensor:
+            near, far = halo[col[c.edges]].double(), padded[moving[c.edges]]
+            return weight[c.edges, None] * (near + far).square()
+
+        counted = kept / (1 + (moving >= 0).double())
+        return MovedPairs(
+            error=error,
+            weight=weight,
+            less=_row_sums(edges.indptr, halo, differences),
+            diagonal=_row_sums(edges.indptr, halo, squares),
+            loss_change=self.row_sums(edges.indptr, (loss.value(score, label) - start.value) * counted),
+        )
 
     def weighted_sum(self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor) -> Tensor:
         """Sum of weight * halo over the edges of each row, (n, d)."""
@@ -22,44 +76,6 @@ class TorchKernels:
     def weighted_squares(self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor) -> Tensor:
         """Sum of weight * halo^2 over the edges of each row, (n, d)."""
         return _row_sums(indptr, halo, lambda c: weight[c.edges, None] * halo[col[c.edges]].double().square())
-
-    def score_changes(
-        self,
-        indptr: Tensor,
-        col: Tensor,
-        moving: Tensor,
-        rows: Tensor,
-        halo: Tensor,
-        change: Tensor,
-        far_change: Tensor,
-    ) -> Tensor:
-        """By how much each edge's dot product changes, (e,)."""
-        padded = _padded(far_change)
-
-        def changes(c: "_Chunk") -> Tensor:
-            near, far = halo[col[c.edges]].double(), padded[moving[c.edges]]
-            return (near * change[c.row]).sum(-1) + (rows[c.row] * far).sum(-1)
-
-        return _by_edge(indptr, changes)
-
-    def shifted_sum(
-        self,
-        indptr: Tensor,
-        col: Tensor,
-        moving: Tensor,
-        weight: Tensor,
-        far_weight: Tensor,
-        halo: Tensor,
-        far_change: Tensor,
-    ) -> Tensor:
-        """Sum of weight * halo + far_weight * far_change over the edges of each row, (n, d)."""
-        padded = _padded(far_change)
-
-        def values(c: "_Chunk") -> Tensor:
-            change = far_weight[c.edges, None] * padded[moving[c.edges]]
-            return weight[c.edges, None] * halo[col[c.edges]].double() + change
-
-        return _row_sums(indptr, halo, values)
 
     def weighted_difference(
         self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor, weight_after: Tensor, halo_after: Tensor
@@ -83,6 +99,7 @@ class TorchKernels:
         halo: Tensor,
         vector: Tensor,
         vector_halo: Tensor,
+        shift: Tensor,
     ) -> Tensor:
         """Gauss-Newton product of each row, (n, d)."""
         padded = _padded(vector_halo)
@@ -92,7 +109,7 @@ class TorchKernels:
             change = (near * vector[c.row]).sum(-1) + (rows[c.row] * far).sum(-1)
             return (weight[c.edges] * change)[:, None] * near
 
-        return _row_sums(indptr, halo, products).to(vector.dtype)
+        return _row_sums(indptr, halo, products).addcmul_(shift, vector).to(vector.dtype)
 
     def moving_sum(self, indptr: Tensor, moving: Tensor, weight: Tensor, vector_halo: Tensor) -> Tensor:
         """Weighted sum over the edges whose far ends move, (n, d)."""

@@ -78,10 +78,17 @@ class TiltedObjective:
 
     def value(self, point: Point) -> float:
         """F(E) - F(E0) at a point."""
+        return sum(self.totals(*self.value_shares(point)))
+
+    def value_shares(self, point: Point) -> tuple[Tensor, Tensor]:
+        """What this worker adds to F(E) - F(E0) at a point, which is the sum of two totals (``Reduction``)."""
         moved, loss = point.place.change, point.loss_change()
-        (quadratic,) = self.inner((moved, torch.addcmul(self._slope, self._half, moved)))
-        (data,) = self._reduction.on(loss.positions)((loss.values, torch.ones_like(loss.values)))
-        return data + quadratic
+        data = self._reduction.on(loss.positions).share(loss.values, torch.ones_like(loss.values))
+        return data, self.inner.share(moved, torch.addcmul(self._slope, self._half, moved))
+
+    def totals(self, *shares: Tensor) -> list[float]:
+        """Totals over all workers, in one exchange."""
+        return self._reduction.totals(*shares)
 
     def descent_direction(self, point: Point) -> Tensor:
         """-grad F on the selected rows, (m, d)."""
@@ -202,11 +209,12 @@ class _Walk:
 
     def _arrive(self, where: Place) -> _Stand:
         """A place, with the length of its gradient where the end depends on it."""
-        point = self._tilted.objective.at(where)
-        place = _Stand(point, self._tilted.value(point))
-        if self._options.fixed_steps is None and math.isfinite(place.value):
-            self._norm(place)
-        return place
+        tilted, point = self._tilted, self._tilted.objective.at(where)
+        if self._options.fixed_steps is not None:
+            return _Stand(point, tilted.value(point))
+        value, downhill = tilted.value_shares(point), tilted.descent_direction(point)
+        data, quadratic, norm2 = tilted.totals(*value, tilted.inner.share(downhill, downhill))
+        return _Stand(point, data + quadratic, downhill, math.sqrt(norm2))
 
     def _norm(self, place: _Stand) -> float:
         """||grad F|| at a place."""
@@ -240,7 +248,7 @@ class _Walk:
             self._radius = math.sqrt(tilted.inner((downhill, scaled))[0])
         damping = tilted.damping.to(tilted.objective.dtype)
         return conjugate_gradients(
-            lambda vector: curvature.product(vector).addcmul_(damping, vector),
+            lambda vector: curvature.product(vector, damping),
             downhill,
             preconditioner,
             tilted.inner,

@@ -26,8 +26,11 @@ class Curvature(Protocol):
     def blocks(self, chosen: Tensor) -> Tensor | None:
         """The d x d blocks of its Gauss-Newton part at the chosen rows (b,), (b, d, d); None where a model has none."""
 
-    def product(self, vector: Tensor) -> Tensor:
-        """The matrix times a vector on the selected rows (m, d), as a tensor that the caller may change."""
+    def product(self, vector: Tensor, damping: Tensor | None = None) -> Tensor:
+        """The matrix, with a diagonal (m, 1) added if one is given, times a vector on the selected rows (m, d).
+
+        The caller may change the result.
+        """
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from torch import Tensor
 from ifru_dist.influence import kernels_pairwise as kernels
 from ifru_dist.influence.exchange import MovingExchange
 from ifru_dist.influence.objective import CurvatureKind
-from ifru_dist.influence.shard import Block
-from ifru_dist.influence.terms import TermsAt, moved_halo
+from ifru_dist.influence.shard import Block, row_totals
+from ifru_dist.influence.terms import TermsAt, WholeTerms, counted, moved_halo
 from ifru_dist.influence.tuple_terms import moving_index, tuple_index
 from ifru_dist.models.base import Dense
 from ifru_dist.models.losses import Loss
@@ -32,7 +32,7 @@ class PairwiseTerms:
         return PairwiseTermsAt(self, rows, halo)
 
     def moved(
-        self, start: TermsAt, rows: Tensor, arriving: Tensor, moving: MovingExchange, dense: Dense
+        self, start: WholeTerms, rows: Tensor, arriving: Tensor, moving: MovingExchange, dense: Dense
     ) -> "PairwiseTermsAt":
         """See Terms."""
         return self.at(rows, moved_halo(start, arriving, moving), dense)
@@ -53,26 +53,39 @@ class PairwiseTermsAt:
         """Loss of each edge's triple, (e,)."""
         return self.terms.loss.value(self.score, self.terms.block.label)
 
-    def gradient(self, weight: Tensor, among: Tensor | None = None) -> Tensor:
-        """Sum of weight * error * derivative of the score."""
-        factor = self.error * (weight if among is None else weight * among)
-        return self._summed(kernels.own_sum, factor)
+    def gradient(self) -> Tensor:
+        """Sum of factor * error * derivative of the score."""
+        return self._summed(kernels.own_sum, self.error * self.terms.block.factor)
 
-    def squares(self, weight: Tensor) -> Tensor:
-        """Sum of weight * (error * derivative)^2."""
-        return self._summed(kernels.own_squares, self.error.square() * weight)
+    def kept_gradient(self) -> Tensor:
+        """The same sum over the triples that stay."""
+        return self._summed(kernels.own_sum, self.error * self.terms.block.kept)
 
-    def less(self, weight: Tensor, after: TermsAt, weight_after: Tensor) -> Tensor:
+    def gone_gradient(self) -> Tensor:
+        """The same sum over the triples that go."""
+        return self._summed(kernels.own_sum, self.error * self.terms.block.gone)
+
+    def squares(self) -> Tensor:
+        """Sum of factor * (error * derivative)^2."""
+        return self._summed(kernels.own_squares, self.error.square() * self.terms.block.factor)
+
+    def loss_change(self, start: WholeTerms, moving: MovingExchange) -> Tensor:
+        """See TermsAt."""
+        change = (self.loss() - start.loss()) * counted(self.terms.block, moving)
+        return row_totals(self.terms.block.indptr, change)[:, None]
+
+    def less(self, after: TermsAt) -> Tensor:
         """Differences of error * derivative."""
         assert isinstance(after, PairwiseTermsAt)
         terms, result = self.terms, torch.zeros_like(self.rows)
-        sides = ((self.error * weight).numpy(), self.values, (after.error * weight_after).numpy(), after.values)
+        factor, kept = terms.block.factor, terms.block.kept
+        sides = ((self.error * factor).numpy(), self.values, (after.error * kept).numpy(), after.values)
         kernels.own_difference(terms.indptr, terms.triples, terms.place, *sides, result.numpy())
         return result
 
-    def curvature(self, weight: Tensor, kind: CurvatureKind, dtype: torch.dtype) -> "PairwiseCurvature":
+    def curvature(self, kind: CurvatureKind, dtype: torch.dtype) -> "PairwiseCurvature":
         """Second derivatives; products read float64 whatever ``dtype`` says."""
-        return PairwiseCurvature(self, weight, kind)
+        return PairwiseCurvature(self, kind)
 
     def _summed(self, kernel: object, factor: Tensor) -> Tensor:
         """What a kernel sums with a factor (e,), (m, d)."""
@@ -85,11 +98,11 @@ class PairwiseTermsAt:
 class PairwiseCurvature:
     """The Gauss-Newton matrix or the Hessian of weighted losses of triples."""
 
-    def __init__(self, at: PairwiseTermsAt, weight: Tensor, kind: CurvatureKind) -> None:
+    def __init__(self, at: PairwiseTermsAt, kind: CurvatureKind) -> None:
         """At one place."""
         self._at, terms = at, at.terms
-        self._weight = terms.loss.curvature(at.score, terms.block.label) * weight
-        self._error = at.error * weight if kind == "hessian" else None
+        self._weight = terms.loss.curvature(at.score, terms.block.label) * terms.block.kept
+        self._error = at.error * terms.block.kept if kind == "hessian" else None
         self._index: tuple[Tensor, Tensor] | None = None
         self.diagonal = torch.zeros_like(at.rows)
         edges = (terms.indptr, terms.triples, terms.place)
@@ -98,7 +111,14 @@ class PairwiseCurvature:
     def blocks(self, chosen: Tensor) -> None:
         """None: the diagonal serves."""
 
-    def product(self, vector: Tensor, arriving: Tensor, moving: Tensor, dense: Dense | None = None) -> Tensor:
+    def product(
+        self,
+        vector: Tensor,
+        arriving: Tensor,
+        moving: Tensor,
+        dense: Dense | None = None,
+        shift: Tensor | None = None,
+    ) -> Tensor:
         """See TermsCurvature."""
         at, terms = self._at, self._at.terms
         changes = torch.cat([vector, arriving.to(vector.dtype), vector.new_zeros(1, vector.shape[1])])
@@ -110,4 +130,4 @@ class PairwiseCurvature:
         kernels.gauss_newton(*edges, weight, at.values, index, numbers, image.numpy())
         if self._error is not None:
             kernels.own_sum(terms.indptr, index, terms.place, self._error.numpy(), numbers, image.numpy())
-        return image
+        return image if shift is None else image.addcmul_(shift, vector)

@@ -24,7 +24,7 @@ class Place:
     @cached_property
     def start(self) -> Tensor:
         """(m, d) float64: where the rows that may move were."""
-        return self.before[self.positions].double()
+        return self.before.index_select(0, self.positions).double()
 
     @property
     def rows(self) -> Tensor:

@@ -12,7 +12,7 @@ from ifru_dist.influence.objective import CurvatureKind
 from ifru_dist.influence.problem import Problem
 from ifru_dist.influence.propagation import ShardedPropagation, spread_diagonal
 from ifru_dist.influence.sampling import within_budget
-from ifru_dist.influence.terms import TermsAt
+from ifru_dist.influence.terms import TermsAt, WholeTerms
 from ifru_dist.models.base import Dense
 
 
@@ -42,7 +42,7 @@ class PrunedTerms:
         layers = len(self.propagation.weights) - 1
         return len(self.block.label) + 2 * layers * len(self.propagation.coefficient)
 
-    def at(self, outputs: Tensor, dense: Dense) -> TermsAt:
+    def at(self, outputs: Tensor, dense: Dense) -> WholeTerms:
         """The examples at the outputs (n, d) of all own rows."""
         halo = self.communicator.gather_rows(self.block.plan, outputs)
         return self._terms.at(outputs[self.block.positions], halo, dense)
@@ -54,16 +54,17 @@ class PrunedCurvature:
     def __init__(self, pruned: PrunedTerms, at: TermsAt, ridge: Tensor, kind: CurvatureKind) -> None:
         """Weights and preconditioner; ``ridge`` (m, 1) is the regularisers'."""
         self._pruned, self._ridge = pruned, ridge
-        self._terms = at.curvature(pruned.block.kept, kind, torch.float64)
+        self._terms = at.curvature(kind, torch.float64)
         self.diagonal = spread_diagonal(pruned.propagation, self._terms.diagonal).add_(ridge)
 
     def blocks(self, chosen: Tensor) -> None:
         """None, as for the exact product."""
 
-    def product(self, vector: Tensor) -> Tensor:
+    def product(self, vector: Tensor, damping: Tensor | None = None) -> Tensor:
         """P^T H P vector + the regularisers' term (m, d), with P among the selected rows."""
         pruned = self._pruned
         change = pruned.propagation.apply(vector)
         arriving = pruned.communicator.gather_rows(pruned.moving.plan, change)
         image = self._terms.product(change, arriving, pruned.moving.index)
-        return pruned.propagation.apply(image).addcmul_(self._ridge, vector)
+        ridge = self._ridge if damping is None else self._ridge + damping
+        return pruned.propagation.apply(image).addcmul_(ridge, vector)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ifru_dist.influence.communicator import Communicator
@@ -19,17 +20,22 @@ class InnerProducts:
         self._partitions = partitions
 
     def __call__(self, *pairs: tuple[Tensor, Tensor]) -> list[float]:
-        """<left, right> of each pair, in one exchange.
+        """<left, right> of each pair, in one exchange."""
+        return totals(self._communicator, *(self.share(left, right) for left, right in pairs))
 
-        Each worker fills the sums of its own partitions and leaves the others zero, so adding the workers' vectors is
-        exact in any order; the sum over partitions then runs in a fixed order on every worker.
-        """
-        sums = [self._kernels.partition_dots(x, y, self._partition, self._partitions) for x, y in pairs]
-        stacked = sums[0].new_zeros(len(sums) * self._partitions)
-        for index, values in enumerate(sums):
-            stacked[index * self._partitions : (index + 1) * self._partitions] = values
-        reduced = self._communicator.all_reduce(stacked).reshape(len(sums), self._partitions)
-        return [sum(values) for values in reduced.tolist()]
+    def share(self, left: Tensor, right: Tensor) -> Tensor:
+        """What this worker adds to <left, right>: (partitions,) the sums of its own partitions, 0 for the others."""
+        return self._kernels.partition_dots(left, right, self._partition, self._partitions)
+
+
+def totals(communicator: Communicator, *shares: Tensor) -> list[float]:
+    """The sum of each share (k,) float64 over its numbers and the workers, all in one exchange.
+
+    A number of a share is other than zero on one worker only, or a count. So adding the workers' shares is exact in
+    any order; the sum over the numbers then runs in a fixed order on every worker.
+    """
+    parts = torch.split(communicator.all_reduce(torch.cat(shares)), [len(share) for share in shares])
+    return [sum(part.tolist()) for part in parts]
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,10 @@ class Reduction:
     partition: Tensor
     """(n,) virtual partition of each own row, ascending."""
     partitions: int
+
+    def totals(self, *shares: Tensor) -> list[float]:
+        """See the function of that name; shares are inner products of any rows, and counts (1,)."""
+        return totals(self.communicator, *shares)
 
     def on(self, positions: Tensor) -> InnerProducts:
         """Inner products of vectors on the rows at some positions, ascending."""

@@ -218,6 +218,16 @@ def square_row(_context: Any, row: Any) -> Any:
 
 
 @_compiled
+def add_rows(_context: Any, left: Any, right: Any) -> Any:
+    """The sum of two rows."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        return _by_vector(builder, left, builder.fadd, *values)
+
+    return left(left, right), generate
+
+
+@_compiled
 def add_difference(_context: Any, total: Any, left: Any, right: Any) -> Any:
     """Total + (left - right): exactly total where both are equal."""
 

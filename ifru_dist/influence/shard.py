@@ -1,9 +1,10 @@
 """What one worker holds of a model: its rows, their embeddings and their edges; and selections of it."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -71,21 +72,11 @@ class DenseLayout:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shard:
-    """The rows of one worker before an erasure, with all their examples.
+class EdgeRun:
+    """Edges of some rows (m), in CSR form: all that these have, or some. An edge is an example seen from one row."""
 
-    Shapes: n own rows, e edges, a rows of an example, d columns. Rows are ordered by partition, so each partition's
-    rows are together. An edge is an example seen from one of its rows.
-    """
-
-    rows: Tensor
-    """(n,) int64: global rows."""
-    partition: Tensor
-    """(n,) int64, ascending: virtual partition of each row."""
-    embeddings: Tensor
-    """(n, d): the model before the batch, in the type of the tables."""
     indptr: Tensor
-    """(n + 1,) int64."""
+    """(m + 1,) int64."""
     others: Tensor
     """(e, a - 1) int64: global rows at the other places of the example, in their order."""
     label: Tensor
@@ -96,6 +87,78 @@ class Shard:
     """(e,) int64: which place of the example the row itself has; None where the score does not ask."""
     weight: Tensor | None = None
     """(e,) float64: factor of the example's loss and regulariser; None: all 1."""
+
+    def only(self, keep: Tensor) -> "EdgeRun":
+        """The edges that a mask (e,) selects."""
+        return EdgeRun(
+            indptr=_pointers(row_counts(self.indptr, keep)),
+            others=self.others[keep],
+            label=self.label[keep],
+            example=self.example[keep],
+            place=None if self.place is None else self.place[keep],
+            weight=None if self.weight is None else self.weight[keep],
+        )
+
+    def of(self, positions: Tensor) -> "EdgeRun":
+        """The edges of the rows at some positions (k,), ascending, among these."""
+        indptr, edges = edges_of(self.indptr, positions)
+        return EdgeRun(
+            indptr=indptr,
+            others=self.others.index_select(0, edges),
+            label=self.label[edges],
+            example=self.example[edges],
+            place=None if self.place is None else self.place[edges],
+            weight=None if self.weight is None else self.weight[edges],
+        )
+
+
+class Edges(Protocol):
+    """The edges of a worker's rows (n), wherever they are held."""
+
+    degrees: Tensor
+    """(n,) int64."""
+
+    @property
+    def mass(self) -> Tensor:
+        """(n,) float64: edges of each row, counted with their weights."""
+
+    def of(self, positions: Tensor, near: Tensor | None = None) -> EdgeRun:
+        """The edges of the rows at some positions (m,), ascending; only those with a far end in ``near`` (N,) bool."""
+
+
+class HeldEdges:
+    """Edges in memory."""
+
+    def __init__(self, run: EdgeRun) -> None:
+        """Those of all rows."""
+        self.run, self.degrees = run, torch.diff(run.indptr)
+
+    @property
+    def mass(self) -> Tensor:
+        """See Edges."""
+        return self.degrees.double() if self.run.weight is None else row_totals(self.run.indptr, self.run.weight)
+
+    def of(self, positions: Tensor, near: Tensor | None = None) -> EdgeRun:
+        """See Edges."""
+        run = self.run.of(positions)
+        return run if near is None else run.only(near[run.others].any(dim=1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """The rows of one worker before an erasure, with all their examples.
+
+    Shapes: n own rows, N rows of all workers, e edges, a rows of an example, d columns. Rows are ordered by partition,
+    so each partition's rows are together.
+    """
+
+    rows: Tensor
+    """(n,) int64: global rows."""
+    partition: Tensor
+    """(n,) int64, ascending: virtual partition of each row."""
+    embeddings: Tensor
+    """(n, d): the model before the batch, in the type of the tables."""
+    edges: Edges
     graph: Graph | None = None
     """Of a graph model."""
     outputs: Tensor | None = None
@@ -108,18 +171,22 @@ class Shard:
     @property
     def degrees(self) -> Tensor:
         """(n,) edges of each row before the erasure."""
-        return torch.diff(self.indptr)
+        return self.edges.degrees
 
     @property
     def mass(self) -> Tensor:
         """(n,) examples of each row before the erasure, counted with their weights."""
-        counts = self.degrees.double() if self.weight is None else row_totals(self.indptr, self.weight)
-        return torch.where(self.is_dense, self.dense_mass, counts)
+        return self.edges.mass if self.dense is None else torch.where(self.is_dense, self.dense_mass, self.edges.mass)
 
     @property
     def is_dense(self) -> Tensor:
         """(n,) bool: rows that hold dense parameters."""
         return self.rows >= (self.dense.first_row if self.dense else torch.iinfo(torch.int64).max)
+
+    def lost(self, erased: Tensor) -> Tensor:
+        """(n,) edges of each row whose examples a mask over example ids marks. Reads all edges."""
+        run = self.edges.of(torch.arange(len(self.rows), device=self.rows.device))
+        return row_counts(run.indptr, erased[run.example])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,33 +267,29 @@ def make_block(
     erased: Tensor,
     positions: Tensor,
     communicator: Communicator,
-    among: Callable[[Tensor], Tensor] | None = None,
+    run: EdgeRun | None = None,
 ) -> Block:
     """The rows at some positions with all their edges, or only with some.
 
     Args:
         shard: This worker's rows.
-        erased: (e,) bool over the shard's edges.
+        erased: bool over example ids: those that go.
         positions: (m,) ascending.
         communicator: All workers make this call together.
-        among: Which of some of the shard's edges (k,) are wanted, (k,) bool; None: all.
+        run: The wanted edges of these rows; None: all.
     """
-    indptr, edges = edges_of(shard.indptr, positions)
-    if among is not None:
-        wanted = among(edges)
-        indptr, edges = only(indptr, wanted), edges[wanted]
-    far = shard.others[edges]
-    plan = communicator.plan(distinct(far.flatten(), len(communicator.ownership.rank)))
+    run = shard.edges.of(positions) if run is None else run
+    plan = communicator.plan(distinct(run.others.flatten(), len(communicator.ownership.rank)))
     return Block(
         positions=positions,
         partition=shard.partition[positions],
-        indptr=indptr,
-        cols=places_of(far, plan.rows, len(communicator.ownership.rank)),
-        label=shard.label[edges],
-        place=None if shard.place is None else shard.place[edges],
-        weight=None if shard.weight is None else shard.weight[edges],
-        example=shard.example[edges],
-        erased=erased[edges],
+        indptr=run.indptr,
+        cols=places_of(run.others, plan.rows, len(communicator.ownership.rank)),
+        label=run.label,
+        place=run.place,
+        weight=run.weight,
+        example=run.example,
+        erased=erased[run.example],
         plan=plan,
     )
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from ifru_dist.influence.exchange import MovingExchange
 from ifru_dist.influence.forward import derivative_along
 from ifru_dist.influence.objective import CurvatureKind
-from ifru_dist.influence.shard import Block
-from ifru_dist.influence.terms import TermsAt, moved_halo
+from ifru_dist.influence.shard import Block, row_totals
+from ifru_dist.influence.terms import TermsAt, WholeTerms, counted, moved_halo
 from ifru_dist.models.base import Dense, Model
 from ifru_dist.models.losses import Loss
 
@@ -92,7 +92,7 @@ class TupleTerms:
         return TupleTermsAt(self, rows, halo, dense)
 
     def moved(
-        self, start: TermsAt, rows: Tensor, arriving: Tensor, moving: MovingExchange, dense: Dense
+        self, start: WholeTerms, rows: Tensor, arriving: Tensor, moving: MovingExchange, dense: Dense
     ) -> "TupleTermsAt":
         """See Terms."""
         return self.at(rows, moved_halo(start, arriving, moving), dense)
@@ -155,30 +155,45 @@ class TupleTermsAt:
         """Loss of each edge's example, (e,)."""
         return self.terms.loss.value(self.score, self.terms.block.label)
 
-    def gradient(self, weight: Tensor, among: Tensor | None = None) -> Tensor:
-        """Sum of weight * error * G."""
-        weight = weight if among is None else weight * among
-        return self.terms.row_sums(self.rows, lambda chunk: self._given(chunk, weight))
+    def gradient(self) -> Tensor:
+        """Sum of factor * error * G."""
+        return self._summed(self.terms.block.factor)
 
-    def squares(self, weight: Tensor) -> Tensor:
-        """Sum of weight * (error * G)^2."""
-        factor = self.error.square() * weight
+    def kept_gradient(self) -> Tensor:
+        """The same sum over the examples that stay."""
+        return self._summed(self.terms.block.kept)
+
+    def gone_gradient(self) -> Tensor:
+        """The same sum over the examples that go."""
+        return self._summed(self.terms.block.gone)
+
+    def squares(self) -> Tensor:
+        """Sum of factor * (error * G)^2."""
+        factor = self.error.square() * self.terms.block.factor
 
         def given(chunk: Chunk) -> Tensor:
             return factor[chunk.edges, None] * self.terms.own(self.jacobian(chunk), chunk).square()
 
         return self.terms.row_sums(self.rows, given)
 
-    def less(self, weight: Tensor, after: TermsAt, weight_after: Tensor) -> Tensor:
+    def less(self, after: TermsAt) -> Tensor:
         """Differences of error * G."""
         assert isinstance(after, TupleTermsAt)
-        return self.terms.row_sums(
-            self.rows, lambda chunk: self._given(chunk, weight) - after._given(chunk, weight_after)
-        )
+        factor, kept = self.terms.block.factor, self.terms.block.kept
+        return self.terms.row_sums(self.rows, lambda chunk: self._given(chunk, factor) - after._given(chunk, kept))
 
-    def curvature(self, weight: Tensor, kind: CurvatureKind, dtype: torch.dtype) -> "TupleCurvature":
+    def loss_change(self, start: WholeTerms, moving: MovingExchange) -> Tensor:
+        """See TermsAt."""
+        change = (self.loss() - start.loss()) * counted(self.terms.block, moving)
+        return row_totals(self.terms.block.indptr, change)[:, None]
+
+    def curvature(self, kind: CurvatureKind, dtype: torch.dtype) -> "TupleCurvature":
         """Second derivatives; products read float64 whatever ``dtype`` says."""
-        return TupleCurvature(self, weight, kind)
+        return TupleCurvature(self, kind)
+
+    def _summed(self, weight: Tensor) -> Tensor:
+        """Sum of weight (e,) * error * G, (m, d)."""
+        return self.terms.row_sums(self.rows, lambda chunk: self._given(chunk, weight))
 
     def _given(self, chunk: Chunk, weight: Tensor) -> Tensor:
         """What a chunk's examples give to their edges' own rows, (edges, d)."""
@@ -197,22 +212,30 @@ class TupleTermsAt:
 class TupleCurvature:
     """The Gauss-Newton matrix or the Hessian of weighted losses of tuples."""
 
-    def __init__(self, at: TupleTermsAt, weight: Tensor, kind: CurvatureKind) -> None:
+    def __init__(self, at: TupleTermsAt, kind: CurvatureKind) -> None:
         """At one place."""
         self._at, terms = at, at.terms
-        self._weight = terms.loss.curvature(at.score, terms.block.label) * weight
-        self._error = at.error * weight if kind == "hessian" else None
+        self._weight = terms.loss.curvature(at.score, terms.block.label) * terms.block.kept
+        self._error = at.error * terms.block.kept if kind == "hessian" else None
         self._index: tuple[Tensor, Tensor] | None = None
         self.diagonal = terms.row_sums(at.rows, self._squares)
 
     def blocks(self, chosen: Tensor) -> None:
         """None: the diagonal serves."""
 
-    def product(self, vector: Tensor, arriving: Tensor, moving: Tensor, dense: Dense | None = None) -> Tensor:
+    def product(
+        self,
+        vector: Tensor,
+        arriving: Tensor,
+        moving: Tensor,
+        dense: Dense | None = None,
+        shift: Tensor | None = None,
+    ) -> Tensor:
         """See TermsCurvature."""
         index = self._moving_index(moving)
         values = torch.cat([vector, arriving.to(vector.dtype), vector.new_zeros(1, vector.shape[1])])
-        return self._at.terms.row_sums(vector, lambda chunk: self._given(chunk, values[index[chunk.edges]], dense))
+        image = self._at.terms.row_sums(vector, lambda chunk: self._given(chunk, values[index[chunk.edges]], dense))
+        return image if shift is None else image.addcmul_(shift, vector)
 
     def _given(self, chunk: Chunk, change: Tensor, dense: Dense | None) -> Tensor:
         """What a change of a chunk's rows (edges, a, d) gives to its edges' own rows, (edges, d)."""

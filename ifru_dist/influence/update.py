@@ -51,15 +51,18 @@ class Batch:
         """
         self._clock = self._prepared = _Clock()
         shard, communicator, sent = problem.shard, problem.communicator, problem.communicator.bytes_sent
-        self._shard, self._erased, self._options = shard, problem.erased, problem.options
+        self._problem, self._shard, self._options = problem, shard, problem.options
         self._communicator = communicator
         self._reduction = Reduction(communicator, problem.kernels, shard.partition, partitions)
         with self._clock("subgraph"):
             self._selected = self._first_rows()
         with self._clock("gradient"):
             self._objective = make_objective(problem, self._selected)
-            self._start_norm = self._norm(self._objective.start_residual())
-            self._tilt_norm = self._norm(RowValues(self._objective.positions, self._objective.start_gradient()))
+            start, tilt = self._objective.start_residual(), self._objective.start_gradient()
+            squares = self._square(start), self._square(RowValues(self._objective.positions, tilt))
+            start2, tilt2, *counts = self._reduction.totals(*squares, *self._counts(self._selected, self._objective))
+            self._start_norm, self._tilt_norm = math.sqrt(start2), math.sqrt(tilt2)
+            self._start_size = _Size(*map(int, counts))
             self._room = self._row_budget()
             self._squares = None if problem.options.anchor == "degree" else self._start_squares()
         self._bytes_prepared = communicator.bytes_sent - sent
@@ -74,7 +77,7 @@ class Batch:
         """
         self._clock, sent = self._prepared.copy(), self._communicator.bytes_sent
         anchor, rounds = self._anchor(damping), list[Round]()
-        current = self._stage(self._selected, self._objective, anchor)
+        current = self._stage(self._selected, self._start_size, self._objective, anchor)
         self._descend(current)
         while True:
             wider = self._wider(current, anchor) if current.status in USABLE else None
@@ -103,12 +106,10 @@ class Batch:
     def _first_rows(self) -> Tensor:
         """Mask (n,) of the rows of the first round; dense parameters that may move do so from the beginning."""
         options, shard = self._options, self._shard
-        chosen, self._emptied = endpoints(shard, self._erased)
+        chosen, self._emptied = endpoints(shard, self._problem.lost)
         if options.importance == "degree":
             chosen = select_by_degree(
-                shard,
-                self._erased,
-                self._communicator,
+                self._problem,
                 hops=options.hops,
                 quantile=options.quantile,
                 row_budget=options.row_budget if isinstance(options.row_budget, int) else math.inf,
@@ -117,7 +118,7 @@ class Batch:
 
     def _start_squares(self) -> Tensor:
         """Sums of squared gradients of all rows that may ever move."""
-        return self._objective.start_squares(everywhere=self._count(self._selected) < self._room)
+        return self._objective.start_squares(everywhere=self._start_size.selected < self._room)
 
     def _anchor(self, damping: float) -> Tensor:
         """Lambda (n,) of all own rows."""
@@ -133,25 +134,27 @@ class Batch:
 
     def _row_budget(self) -> float:
         """Rows that may be selected at most, over all workers."""
-        budget, count = self._options.row_budget, self._count(self._selected)
+        budget, count = self._options.row_budget, self._start_size.selected
         if self._options.importance == "degree":
             return count
         if budget == "auto":
             return count * (AUTO_ROWS if self._near_stationary else 1)
         return math.inf if budget == "all" else budget
 
-    def _stage(self, selected: Tensor, objective: Objective, anchor: Tensor) -> "_Stage":
+    def _stage(self, selected: Tensor, size: "_Size", objective: Objective, anchor: Tensor) -> "_Stage":
         """The beginning: rows (n,) bool that may move from the model before the batch."""
         flow = self._options.fixed_steps if self._options.path == "flow" else None
         tilted = TiltedObjective(self._shard, objective, anchor, self._reduction, flow)
-        growing = self._count(selected) < self._room and self._options.fixed_steps is None
+        growing = size.selected < self._room and self._options.fixed_steps is None
         unfinished = growing and self._options.tolerance < _LOOSE
-        return _Stage(selected, tilted, objective.at(tilted.start), loose=unfinished)
+        return _Stage(selected, size, tilted, objective.at(tilted.start), loose=unfinished)
 
     def _following(self, stage: "_Stage", wider: Tensor, anchor: Tensor) -> "_Stage":
         """The next round, with more rows, from where the last one ended."""
         with self._clock("gradient"):
-            following = self._stage(wider, stage.tilted.objective.selecting(wider), anchor)
+            objective = stage.tilted.objective.selecting(wider)
+            size = _Size(*map(int, self._reduction.totals(*self._counts(wider, objective))))
+            following = self._stage(wider, size, objective, anchor)
         if self._options.path == "ridge":  # a flow starts anew: it goes on for a given time, for all rows alike
             following.move(stage.point.place.among(following.tilted.objective.positions))
             following.steps_before = stage.steps_before + stage.steps
@@ -172,13 +175,13 @@ class Batch:
         with self._clock("solve"):
             descent = minimise(stage.tilted, stage.point.place, self._options, goal)
         stage.point, stage.status = descent.point, descent.status
-        stage.steps, stage.outside = stage.steps + descent.steps, None
+        stage.steps, stage.outside, stage.outside_norm = stage.steps + descent.steps, None, None
         stage.solutions += descent.solutions
         stage.unfinished, stage.loose = stage.loose and stage.status in USABLE, False
 
     def _wider(self, stage: "_Stage", anchor: Tensor) -> Tensor | None:
         """Mask (n,) of the next round's rows; None when the rest is small enough or the budget is used."""
-        count = self._count(stage.selected)
+        count = stage.size.selected
         allowed = self._options.tolerance * self._start_norm
         if count >= self._room or self._outside_norm(stage) <= allowed:
             return None
@@ -192,7 +195,8 @@ class Batch:
                 allowed_norm=_MARGIN * allowed,
                 row_budget=self._room,
             )
-            return wider if self._count(wider) > count else None
+            (total,) = self._reduction.totals(wider.sum().double()[None])
+            return wider if total > count else None
 
     def _outside(self, stage: "_Stage") -> Outside:
         """What is left on the rows that could not move; computed once."""
@@ -202,9 +206,11 @@ class Batch:
 
     def _outside_norm(self, stage: "_Stage") -> float:
         """||r|| on the rows that could not move."""
-        with self._clock("subgraph"):
-            outside = self._outside(stage)
-            return self._norm(RowValues(outside.positions, outside.residual))
+        if stage.outside_norm is None:
+            with self._clock("subgraph"):
+                (norm2,) = self._reduction.totals(self._outside_square(stage))
+                stage.outside_norm = math.sqrt(norm2)
+        return stage.outside_norm
 
     def _outside_share(self, stage: "_Stage") -> float:
         """||r|| on the rows that could not move, over ||r before||."""
@@ -212,8 +218,20 @@ class Batch:
 
     def _left(self, stage: "_Stage") -> float:
         """||r|| on all rows."""
-        inside = RowValues(stage.tilted.objective.positions, stage.point.residual())
-        return math.hypot(self._norm(inside), self._outside_norm(stage))
+        return self._judged(stage)[0]
+
+    def _judged(self, stage: "_Stage") -> tuple[float, float]:
+        """||r|| on all rows, and F there less F before the batch."""
+        inside = self._square(RowValues(stage.tilted.objective.positions, stage.point.residual()))
+        squares = inside, self._outside_square(stage)
+        inside2, outside2, *value = self._reduction.totals(*squares, *stage.tilted.value_shares(stage.point))
+        stage.outside_norm = math.sqrt(outside2)
+        return math.hypot(math.sqrt(inside2), stage.outside_norm), sum(value)
+
+    def _outside_square(self, stage: "_Stage") -> Tensor:
+        """What this worker adds to ||r||^2 on the rows that could not move."""
+        outside = self._outside(stage)
+        return self._square(RowValues(outside.positions, outside.residual))
 
     def _verified(self, stage: "_Stage", rounds: list[Round]) -> Outcome:
         """The update as it is stored, with its certificate."""
@@ -221,12 +239,14 @@ class Batch:
         if status in USABLE and stage.steps + stage.steps_before > 0:
             place = stage.point.place
             stage.move(place.at(place.rows.to(self._options.storage_dtype).double()))
-            change = stage.tilted.value(stage.point)
+            left, change = self._judged(stage)
             if 0 <= change < math.inf:
                 # Steps only go downhill, so this is the rounding: the influence is too small for the tables to express.
                 stage.move(place.back())
-                change, status = 0.0, "under_resolution"
-        rho = self._left(stage) / self._start_norm if self._start_norm > 0 else 0.0
+                left, change, status = self._left(stage), 0.0, "under_resolution"
+        else:
+            left = self._left(stage)
+        rho = left / self._start_norm if self._start_norm > 0 else 0.0
         dense = self._shard.is_dense[objective.positions]
         last = max(index for index, entry in enumerate(rounds) if entry.kept)
         rounds[last] = replace(rounds[last], residual_outside=self._outside_share(stage))
@@ -265,14 +285,11 @@ class Batch:
 
     def _round(self, stage: "_Stage", *, kept: bool) -> Round:
         """The figures of a round."""
-        objective, own = stage.tilted.objective, stage.selected & ~self._shard.is_dense
-        read = torch.tensor([objective.edges_per_product, objective.edges_per_residual], device=own.device)
-        rows, edges, products, residuals = self._totals(own.sum(), self._shard.degrees[own].sum(), *read)
         return Round(
-            rows=rows,
-            edges=edges,
-            edges_per_product=products,
-            edges_per_residual=residuals,
+            rows=stage.size.rows,
+            edges=stage.size.edges,
+            edges_per_product=stage.size.products,
+            edges_per_residual=stage.size.residuals,
             iterations=[solution.iterations for solution in stage.solutions],
             residual_outside=None if stage.outside is None else self._outside_share(stage),
             kept=kept,
@@ -280,16 +297,32 @@ class Batch:
 
     def _norm(self, residual: RowValues) -> float:
         """Norm over all workers."""
-        (norm2,) = self._reduction.on(residual.positions)((residual.values, residual.values))
+        (norm2,) = self._reduction.totals(self._square(residual))
         return math.sqrt(norm2)
 
-    def _count(self, selected: Tensor) -> int:
-        """Rows of a mask (n,) over all workers."""
-        return self._totals(selected.sum())[0]
+    def _square(self, residual: RowValues) -> Tensor:
+        """What this worker adds to a squared norm."""
+        return self._reduction.on(residual.positions).share(residual.values, residual.values)
 
-    def _totals(self, *counts: Tensor) -> list[int]:
-        """Counts summed over the workers."""
-        return [int(count) for count in self._communicator.all_reduce(torch.stack(counts).double()).tolist()]
+    def _counts(self, selected: Tensor, objective: Objective) -> tuple[Tensor, ...]:
+        """What this worker adds to the size of a selection (n,) bool, in the order of ``_Size``."""
+        own = selected & ~self._shard.is_dense
+        counts = selected.sum(), own.sum(), self._shard.degrees[own].sum()
+        read = torch.tensor([objective.edges_per_product, objective.edges_per_residual], device=own.device)
+        return torch.split(torch.cat([torch.stack(counts), read]).double(), 1)
+
+
+@dataclass(frozen=True)
+class _Size:
+    """How large a selection of rows is over all workers."""
+
+    selected: int
+    """Rows, those of dense parameters included."""
+    rows: int
+    edges: int
+    products: int
+    """Edges that a product reads."""
+    residuals: int
 
 
 @dataclass
@@ -298,6 +331,7 @@ class _Stage:
 
     selected: Tensor
     """(n,) bool."""
+    size: _Size
     tilted: TiltedObjective
     point: Point
     """The kept examples there."""
@@ -311,10 +345,12 @@ class _Stage:
     status: Status = "converged"
     solutions: list[Solution] = field(default_factory=list)
     outside: Outside | None = None
+    outside_norm: float | None = None
+    """||r|| there."""
 
     def move(self, place: Place) -> None:
         """Go to another place."""
-        self.point, self.outside = self.tilted.objective.at(place), None
+        self.point, self.outside, self.outside_norm = self.tilted.objective.at(place), None, None
 
 
 class _Clock:

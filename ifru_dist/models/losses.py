@@ -14,6 +14,10 @@ class Loss(Protocol):
     def name(self) -> str:
         """Name in a model's record."""
 
+    @property
+    def temperature(self) -> float:
+        """1 but for tempered losses."""
+
     def value(self, score: Tensor, label: Tensor) -> Tensor:
         """Loss of each example, (n,)."""
 
@@ -29,6 +33,7 @@ class BinaryCrossEntropy:
     """-y log q - (1 - y) log(1 - q) with q = sigmoid(score)."""
 
     name: str = "bce"
+    temperature: float = 1.0
 
     def value(self, score: Tensor, label: Tensor) -> Tensor:
         """Loss of each example, (n,), without overflow for large scores."""
@@ -49,6 +54,7 @@ class SquaredError:
     """Half of (score - y)^2."""
 
     name: str = "squared"
+    temperature: float = 1.0
 
     def value(self, score: Tensor, label: Tensor) -> Tensor:
         """Loss of each example, (n,)."""

@@ -2,7 +2,8 @@
 
 import os
 import time
-from dataclasses import asdict
+from contextlib import AbstractContextManager
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,11 +17,13 @@ from ifru_dist.pipelines.benchmark_cells import Cell, WatchedWorkers, measure_ce
 from ifru_dist.pipelines.benchmark_config import BenchmarkConfig, CellPlan
 from ifru_dist.pipelines.benchmark_figures import cell_figures, strong_scaling, weak_scaling
 from ifru_dist.pipelines.benchmark_files import BATCHES, CELLS, PLOT, write_batches, write_cells, write_plot
+from ifru_dist.pipelines.benchmark_fresh import run_fresh_job
 from ifru_dist.pipelines.benchmark_projection import cost_model_report
 from ifru_dist.pipelines.benchmark_scratch import ended_by_signal, scratch_copy
 from ifru_dist.pipelines.benchmark_spread import Spread
 from ifru_dist.pipelines.benchmark_summary import benchmark_summary
 from ifru_dist.pipelines.benchmark_training import fine_tuning_report, retraining_report
+from ifru_dist.pipelines.erasing import EraseFlags
 from ifru_dist.pipelines.progress import say
 from ifru_dist.sharding.placement import assign_partitions
 from ifru_dist.workspace.store import Workspace
@@ -115,18 +118,39 @@ class _BenchmarkJob:
             with WatchedWorkers(flags) as workers:
                 for size in (size for workers, size in self._plan.cells if workers == count):
                     self._measure_cell(workers, size)
+            if self._config.fresh_jobs:  # when Ray has ended: they start it anew
+                mine = [(cell.device, cell.workers) == (device, count) for cell in self.cells]
+                self.cells = [
+                    self._with_fresh_job(cell, flags) if own else cell
+                    for own, cell in zip(mine, self.cells, strict=True)
+                ]
 
     def _measure_cell(self, workers: WatchedWorkers, size: int) -> None:
         """One cell on a fresh copy; where its batches cannot be solved the others go on."""
         config, flags = self._config, workers.flags
         batches = self._draw.draw(size, config.batches)
         try:
-            with scratch_copy(self._version, config.scratch or self._version.workspace.root.parent) as copy:
+            with self._copy() as copy:
                 self.cells.append(measure_cell(workers, flags, copy, size, batches, config.warm_up))
         except (SolveError, GangError, ConfigError) as error:
             if flags.gpus_per_worker and isinstance(error, ConfigError):
                 raise  # there are not so many GPUs
             self._give_up(f"{flags.workers} workers, {size} users: not measured: {error}", error)
+
+    def _with_fresh_job(self, cell: Cell, flags: EraseFlags) -> Cell:
+        """A cell whose first measured batch a job of its own erased, too; a note instead, where that fails."""
+        batch = self._draw.draw(cell.batch_size, self._config.batches)[self._config.warm_up]
+        say(f"{cell.workers} workers, {cell.batch_size} users: a job of its own")
+        try:
+            with self._copy() as copy:
+                return replace(cell, fresh=run_fresh_job(flags, copy, batch))
+        except GangError as error:
+            self._notes.append(f"{cell.workers} workers, {cell.batch_size} users: {error}")
+            return cell
+
+    def _copy(self) -> AbstractContextManager[Version]:
+        """A copy of the workspace to erase from."""
+        return scratch_copy(self._version, self._config.scratch or self._version.workspace.root.parent)
 
     def _give_up(self, note: str, error: IfruError) -> None:
         """Go on without a cell; raise its error where it is the first, as the others would end alike."""

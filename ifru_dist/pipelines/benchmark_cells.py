@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ifru_dist.influence.outcome import Round
+from ifru_dist.pipelines.benchmark_fresh import FreshJob
 from ifru_dist.pipelines.erasing import EraseFlags, Eraser
 from ifru_dist.pipelines.gangs import Workers
 from ifru_dist.pipelines.progress import say
@@ -95,6 +96,8 @@ class Cell:
     probes: list[ExchangeProbe]
     disturbed: list[str] = field(default_factory=list)
     """Messages of gangs that failed: the batches that they were at do not count."""
+    fresh: FreshJob | None = None
+    """The first measured batch once more, by a job of its own; None where that was not asked for, or failed."""
 
     @property
     def ranks(self) -> int:
@@ -227,7 +230,7 @@ def _sample(
         phases=_phases(report["seconds"], result.seconds.get("gang", 0.0)),
         interactions=report["interactions_erased"],
         examples=result.routed.examples,
-        endpoints=np.unique(result.routed.pairs),
+        endpoints=np.unique(result.routed.rows),
         bytes_exchanged=report["bytes_exchanged"],
         busy_s=[after.cpu_s - earlier.cpu_s for earlier, after in used],
         exchange_s=[after.exchange_s - earlier.exchange_s for earlier, after in used],

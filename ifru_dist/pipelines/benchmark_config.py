@@ -45,6 +45,8 @@ class BenchmarkConfig(SolveFlags):
     """Share of each drawn user's interactions that is erased; 1: the whole user."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the draw."""
+    fresh_jobs: bool = True
+    """For each cell, run jobs/unlearn.py once as a process of its own, from the command to the committed version."""
     retrain: bool = True
     """Train the model anew on what the largest batch leaves, for the speed-up; it takes as long as training did."""
     fine_tune: bool = True

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ifru_dist.pipelines.benchmark_cells import BatchSample, Cell
+from ifru_dist.pipelines.benchmark_fresh import FreshJob
 
 PHASES = ("route", "gang", "subgraph", "gradient", "solve", "verify", "commit")
 """``gang`` is the solve as the coordinator sees it; the four behind it are its parts, those of the slowest worker."""
@@ -35,6 +36,7 @@ def cell_figures(cell: Cell, retrain_s: float | None, fine_tune_s: float | None)
             "bytes_per_s": median(speeds) if speeds else None,
         },
         "failed_attempts": cell.disturbed,
+        "fresh_job": cell.fresh and _of_a_fresh_job(cell.fresh, retrain_s, fine_tune_s),
     }
     if not samples:
         return figures
@@ -55,10 +57,25 @@ def cell_figures(cell: Cell, retrain_s: float | None, fine_tune_s: float | None)
             "devices": [usage.device_peak_bytes for usage in cell.usages],
             "coordinator": cell.coordinator_peak_bytes,
         },
-        "speed_up": {
-            "retrain": None if retrain_s is None else retrain_s / middle,
-            "fine_tune": None if fine_tune_s is None else fine_tune_s / middle,
-        },
+        "speed_up": _speed_up(middle, retrain_s, fine_tune_s),
+    }
+
+
+def _of_a_fresh_job(job: FreshJob, retrain_s: float | None, fine_tune_s: float | None) -> dict[str, Any]:
+    """The figures of a batch with all that comes before it."""
+    return {
+        "committed_s": job.committed_s,
+        "ended_s": job.ended_s,
+        "phases_s": job.phases,
+        "speed_up": _speed_up(job.committed_s, retrain_s, fine_tune_s),
+    }
+
+
+def _speed_up(seconds: float, retrain_s: float | None, fine_tune_s: float | None) -> dict[str, float | None]:
+    """Seconds of training over those of erasing."""
+    return {
+        "retrain": None if retrain_s is None else retrain_s / seconds,
+        "fine_tune": None if fine_tune_s is None else fine_tune_s / seconds,
     }
 
 

@@ -53,6 +53,8 @@ def _row(cell: Mapping[str, Any]) -> dict[str, Any]:
         "MiB a worker": round(max(cell["memory_bytes"]["workers"]) / _MIB),
         "x retrain": cell["speed_up"]["retrain"],
         "x fine-tune": cell["speed_up"]["fine_tune"],
+        "fresh job s": cell["fresh_job"] and cell["fresh_job"]["committed_s"],
+        "x retrain, fresh": cell["fresh_job"] and cell["fresh_job"]["speed_up"]["retrain"],
     }
 
 

@@ -7,6 +7,7 @@ version (jobs/train.py --trained-on).
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -98,13 +99,13 @@ class CatchingUp:
         return run_on_workers(
             self._older,
             self._flags,
-            lambda gang: gang.call("solve", self._examples, self._options),
+            lambda gang: gang.call("solve", self._examples, self._options, self._rows),
             self._note_failure,
         )
 
     def _budget(self, outcomes: list[Outcome]) -> ResidualBudget:
         """What stays unsolved in the older model, with this batch."""
-        held = still_held(self._older, self._examples, outcomes, self._forgotten)
+        held = still_held(self._older, self._rows, outcomes, self._forgotten)
         return ResidualBudget(
             trained=self._older.trained_interactions,
             spent_before=self._older.model.unsolved_interactions,
@@ -112,16 +113,20 @@ class CatchingUp:
             budget=self._flags.residual_budget,
         )
 
+    @cached_property
+    def _rows(self) -> NDArray[np.int64]:
+        """(examples, fields) global rows of the examples."""
+        return self._older.all_examples().take(self._examples).rows
+
     def _routed(self) -> Routed:
         """What was unlearned, in the words of a batch; it has no requests."""
-        pairs = self._older.all_examples().take(self._examples).pairs
         nothing: NDArray[np.int64] = np.empty((0, 2), np.int64)
         return Routed(
             examples=self._examples,
-            pairs=pairs,
+            rows=self._rows,
             forgotten=self._forgotten,
             held_out=HeldOutErasure(named=np.empty(0, np.bool_), positions={}, rows=nothing),
-            users=np.unique(pairs[:, 0]),
+            users=np.unique(self._rows[:, 0]),
             entries=[],
             suppressed=[],
         )

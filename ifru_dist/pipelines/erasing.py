@@ -120,6 +120,7 @@ class Eraser:
             version=number,
             digest=workspace.digest(number),
             examples=routed.examples,
+            touched=routed.rows.flatten(),
             rows=update.rows,
             values=update.values,
         )
@@ -149,11 +150,11 @@ class _Batch:
     def solve(self, routed: Routed) -> list[Outcome] | None:
         """Unlearn the examples; none where the model was trained on none of them: they only leave the data."""
         trained = self._trained(routed)
-        examples, pairs = routed.examples[trained], routed.pairs[trained]
+        examples, rows = routed.examples[trained], routed.rows[trained]
         if len(examples) == 0:
             return None
         say(f"erasing {len(routed.examples)} interactions")
-        return self._run("gang", lambda gang: gang.call("solve", examples, self._eraser.options, pairs))
+        return self._run("gang", lambda gang: gang.call("solve", examples, self._eraser.options, rows))
 
     def result(self, routed: Routed, outcomes: list[Outcome] | None = None) -> BatchResult:
         """What became of the batch, so far as nothing was committed."""
@@ -208,8 +209,7 @@ class _Batch:
     def _still_held(self, routed: Routed, outcomes: list[Outcome]) -> int:
         """Erased interactions of which something can be left."""
         trained = self._trained(routed)
-        pairs = routed.pairs[trained] if len(self._version.layout.tables) == 2 else None
-        return still_held(self._version, routed.examples[trained], outcomes, routed.forgotten, pairs)
+        return still_held(self._version, routed.rows[trained], outcomes, routed.forgotten)
 
     def _trained(self, routed: Routed) -> NDArray[np.bool_]:
         """Mask of a batch's examples, (examples,): those that the model was trained on."""

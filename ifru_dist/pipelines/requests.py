@@ -220,7 +220,7 @@ def _text(value: Any, name: str, row: int, path: Path) -> str | None:
 
 def _without_fraction(text: str | None) -> str | None:
     """A text without the fraction of a whole float."""
-    return text.partition(".")[0] if text is not None and _WHOLE_FLOAT.fullmatch(text) else text
+    return text.partition(".")[0] if text is not None and "." in text and _WHOLE_FLOAT.fullmatch(text) else text
 
 
 def _scope(text: str | None, row: int, path: Path) -> Scope:

@@ -67,22 +67,19 @@ class ResidualBudget:
 
 def still_held(
     version: Version,
-    examples: NDArray[np.int64],
+    rows: NDArray[np.int64],
     outcomes: Sequence[Outcome],
     forgotten: NDArray[np.int64],
-    pairs: NDArray[np.int64] | None = None,
 ) -> int:
     """Erased interactions of which something can be left: a row that still stands, or the model's own parameters.
 
     Args:
         version: Before the batch.
-        examples: Ids of the erased examples.
+        rows: (examples, fields) global rows of the erased examples.
         outcomes: Of the workers.
         forgotten: Global rows that are reset besides those that lost all their examples.
-        pairs: (examples, 2) their users' and items' rows, where these are known and are all that there are.
     """
     if version.model.dense is not None:
-        return len(examples)
-    rows = version.all_examples().take(examples).rows if pairs is None else pairs
+        return len(rows)
     reset = np.concatenate([*(outcome.emptied.numpy() for outcome in outcomes), forgotten])
     return int((~np.isin(rows, reset)).any(axis=1).sum())

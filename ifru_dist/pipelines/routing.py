@@ -23,8 +23,8 @@ class Routed:
 
     examples: NDArray[np.int64]
     """Ids of the examples to erase, ascending."""
-    pairs: NDArray[np.int64]
-    """(examples, 2) their global rows."""
+    rows: NDArray[np.int64]
+    """(examples, fields) their global rows."""
     forgotten: NDArray[np.int64]
     """Global rows, ascending, of the users and items that go wholly: their embeddings, ids and held-out pairs."""
     held_out: HeldOutErasure
@@ -90,17 +90,22 @@ class Router:
         """Put together what the workers found."""
         request = np.concatenate([np.empty(0, np.int64), *(part.request for part in found)])
         example = np.concatenate([np.empty(0, np.int64), *(part.example for part in found)])
-        pairs = np.concatenate([np.empty((0, 2), np.int64), *(part.pairs for part in found)])
+        rows = np.concatenate([self._no_rows, *(part.rows for part in found)])
         counts = np.bincount(request, minlength=len(self._requests))
-        entries = [self._entry(position, counts) for position in range(len(self._requests))]
+        something = ((counts > 0) | self._whole | self._held_out.named).tolist()
+        outcomes = (self._outcome(position, something) for position in range(len(self._requests)))
+        entries = [
+            self._settled(position, status, interactions, reason)
+            for position, ((status, reason), interactions) in enumerate(zip(outcomes, counts.tolist(), strict=True))
+        ]
         examples, first = np.unique(example, return_index=True)
         applied = [position for position, entry in enumerate(entries) if entry.status == "applied"]
         return Routed(
             examples=examples,
-            pairs=pairs[first],
+            rows=rows[first],
             forgotten=self._forgotten,
             held_out=self._held_out,
-            users=np.unique(np.concatenate([pairs[:, 0], self._held_out.rows[:, 0], self._forgotten_users])),
+            users=np.unique(np.concatenate([rows[:, 0], self._held_out.rows[:, 0], self._forgotten_users])),
             entries=entries,
             suppressed=sorted({self._digests[position] for position in applied}),
         )
@@ -110,17 +115,22 @@ class Router:
         nothing = np.empty(0, np.int64)
         return Routed(
             examples=nothing,
-            pairs=np.empty((0, 2), np.int64),
+            rows=self._no_rows,
             forgotten=nothing,
             held_out=HeldOutErasure(
                 named=np.zeros(len(self._requests), dtype=bool),
                 positions={},
-                rows=np.empty((0, len(self._version.layout.tables)), np.int64),
+                rows=self._no_rows,
             ),
             users=nothing,
             entries=[self._settled(position, "rejected", 0, reason) for position in range(len(self._requests))],
             suppressed=[],
         )
+
+    @property
+    def _no_rows(self) -> NDArray[np.int64]:
+        """Global rows (0, fields) of no example."""
+        return np.empty((0, len(self._version.layout.tables)), np.int64)
 
     @cached_property
     def _forgotten(self) -> NDArray[np.int64]:
@@ -143,13 +153,19 @@ class Router:
         earlier = {position: first.setdefault(digest, position) for position, digest in enumerate(self._digests)}
         return {position: origin for position, origin in earlier.items() if position != origin}
 
-    def _applied_before(self, position: int) -> bool:
-        """Whether this request was applied in an earlier batch, and what it names was not released since.
+    @cached_property
+    def _applied_before(self) -> set[int]:
+        """Requests that were applied in an earlier batch, and what they name was not released since.
 
         An id may stand for several deletions of one ticket.
         """
-        digest = self._digests[position]
-        return digest in self._ledger.suppressed and self._ledger.applied(self._ids[position], digest) is not None
+        ledger = self._ledger
+        known = enumerate(zip(self._ids, self._digests, strict=True))
+        return {
+            position
+            for position, (name, digest) in known
+            if digest in ledger.suppressed and ledger.applied(name, digest) is not None
+        }
 
     def _targets(self, version: Version) -> Targets:
         """The rows that the open requests name, -1 where nothing is named or the id is unknown."""
@@ -158,14 +174,9 @@ class Router:
         named_user, named_item = (np.array([name is not None for name in ids], dtype=bool) for ids in (users, items))
         unknown = (named_user & (user < 0)) | (named_item & (item < 0))
         unknown[list(self._repeated)] = True
-        unknown[[position for position in range(len(users)) if self._applied_before(position)]] = True
+        unknown[list(self._applied_before)] = True
         self._unknown = unknown
         return Targets(user=np.where(unknown, -1, user), item=np.where(unknown, -1, item))
-
-    def _entry(self, position: int, counts: NDArray[np.int64]) -> LedgerEntry:
-        """What becomes of one request, given how many examples were found for each."""
-        status, reason = self._outcome(position, counts)
-        return self._settled(position, status, int(counts[position]), reason)
 
     def _settled(self, position: int, status: Status, interactions: int, reason: str) -> LedgerEntry:
         """The entry of one request."""
@@ -182,18 +193,18 @@ class Router:
             row=request.row,
         )
 
-    def _outcome(self, position: int, counts: NDArray[np.int64]) -> tuple[Status, str]:
-        """Status and reason of one request."""
+    def _outcome(self, position: int, something: Sequence[bool]) -> tuple[Status, str]:
+        """Status and reason of one request, given which of them name something that is there."""
         if position in self._repeated:
-            status, reason = self._outcome(self._repeated[position], counts)
+            status, reason = self._outcome(self._repeated[position], something)
             return (
                 ("duplicate", "the same deletion stands earlier in this batch")
                 if status == "applied"
                 else (status, reason)
             )
-        if self._applied_before(position):
+        if position in self._applied_before:
             return "duplicate", "this request was applied before"
-        if counts[position] > 0 or self._whole[position] or self._held_out.named[position]:
+        if something[position]:
             return "applied", ""
         request = self._requests[position]
         if self._ledger.was_erased(self._key, request.scope, request.user, request.item):

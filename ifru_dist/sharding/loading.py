@@ -1,8 +1,6 @@
 """What a worker holds of a version: its rows, and the examples that the model was trained on as seen from them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,11 +8,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ifru_dist.influence.communicator import Ownership
-from ifru_dist.influence.shard import DenseLayout, Graph, Shard
+from ifru_dist.influence.shard import DenseLayout, EdgeRun, Edges, Graph, HeldEdges, Shard
 from ifru_dist.models.base import Model
 from ifru_dist.models.negatives import Negatives
 from ifru_dist.sharding.placement import ownership_of
-from ifru_dist.workspace.graph import Incidence
+from ifru_dist.workspace.incidence import MappedIncidence
 from ifru_dist.workspace.version import Version
 
 
@@ -24,42 +22,85 @@ def dense_layout(version: Version, model: Model) -> DenseLayout | None:
     return DenseLayout(shapes=shapes, first_row=version.layout.n_rows, width=model.width) if shapes else None
 
 
-def load_shard(version: Version, incidence: Incidence, embeddings: Tensor, model: Model, *, holds_dense: bool) -> Shard:
-    """The rows of a worker's partitions with what is left of the examples that the model was trained on, on the CPU.
+class MappedEdges:
+    """The edges of a worker's rows in the files of the graph; see ``ifru_dist.influence.shard.Edges``."""
+
+    def __init__(
+        self, mapped: MappedIncidence, version: Version, device: torch.device, *, places: bool, further: int = 0
+    ) -> None:
+        """Those of the examples that the version's model was trained on.
+
+        Args:
+            mapped: the edges of a version.
+            version: the version.
+            device: where the rows asked for are brought to.
+            places: whether the score asks which place of an example a row has: its table.
+            further: rows behind the others that have no edges.
+        """
+        bound = version.trained_bound
+        self._mapped, self._device = mapped, device
+        self._bound = None if bound == version.manifest.n_examples else bound
+        self._tables = version.layout.table_of(mapped.rows) if places else None
+        degrees = np.concatenate([mapped.counts(self._bound), np.zeros(further, np.int64)])
+        self.degrees = torch.from_numpy(degrees).to(device)
+
+    @property
+    def mass(self) -> Tensor:
+        """See Edges."""
+        return self.degrees.double()
+
+    def recount(self, positions: Tensor) -> None:
+        """Take notice of the edges that the rows at some positions (k,) have now."""
+        counts = self._mapped.counts(self._bound, positions.cpu().numpy())
+        self.degrees[positions] = torch.from_numpy(counts).to(self._device)
+
+    def of(self, positions: Tensor, near: Tensor | None = None) -> EdgeRun:
+        """See Edges."""
+        wanted = positions.cpu().numpy()
+        stored = wanted[wanted < len(self._mapped.rows)]
+        run = self._mapped.of(stored, self._bound, None if near is None else near.cpu().numpy())
+        indptr = np.concatenate([run.indptr, np.full(len(wanted) - len(stored), run.indptr[-1])])
+        arrays = {"indptr": indptr, "others": run.others, "label": run.label, "example": run.example}
+        if self._tables is not None:
+            arrays["place"] = np.repeat(self._tables[stored], run.degrees)
+        return EdgeRun(**{name: torch.from_numpy(part).to(self._device) for name, part in arrays.items()})
+
+
+def load_shard(
+    version: Version,
+    incidence: MappedIncidence,
+    embeddings: Tensor,
+    model: Model,
+    device: torch.device,
+    *,
+    holds_dense: bool,
+) -> Shard:
+    """The rows of a worker's partitions with what is left of the examples that the model was trained on.
 
     Args:
         version: the version.
         incidence: its examples at these rows, also those that were appended after the training.
         embeddings: (n, d) of these rows, as stored.
         model: the version's model.
+        device: where the rows and their edges are worked with.
         holds_dense: whether this worker owns the dense parameters.
     """
-    if version.trained_bound < version.manifest.n_examples:
-        incidence = incidence.keep_edges(incidence.example < version.trained_bound)
-    edges = _pairwise_edges(version, incidence.rows, model) if model.sampled_negatives else _edges(version, incidence)
-    shard = Shard(
-        rows=torch.from_numpy(incidence.rows),
-        partition=torch.from_numpy(version.layout.partition_of(incidence.rows)),
-        embeddings=embeddings,
-        indptr=torch.from_numpy(edges.indptr),
-        others=torch.from_numpy(edges.others),
-        label=torch.from_numpy(edges.label).double(),
-        example=torch.from_numpy(edges.example),
-        place=None if model.dot_product else torch.from_numpy(edges.place),
-        weight=None if edges.weight is None else torch.from_numpy(edges.weight),
-        graph=_graph(incidence) if len(model.layer_weights) > 1 else None,
-        dense=dense_layout(version, model),
+    layout = dense_layout(version, model)
+    dense = None if layout is None else _DenseRows(layout, version, model, holds_dense)
+    rows, partition = torch.from_numpy(incidence.rows), torch.from_numpy(version.layout.partition_of(incidence.rows))
+    if dense is not None and holds_dense:
+        rows, partition = torch.cat([rows, dense.rows]), torch.cat([partition, dense.partition])
+        embeddings = torch.cat([embeddings, dense.values.to(embeddings.dtype)])
+    further = len(rows) - len(incidence.rows)
+    return Shard(
+        rows=rows.to(device),
+        partition=partition.to(device),
+        embeddings=embeddings.to(device),
+        edges=_edges(version, incidence, model, device, further),
+        graph=_graph(incidence, version.trained_bound, device) if len(model.layer_weights) > 1 else None,
+        dense=layout,
+        dense_mass=0.0 if dense is None else dense.mass,
     )
-    return shard if shard.dense is None else _with_dense(shard, shard.dense, version, model, holds_dense)
-
-
-def on_device(shard: Shard, device: torch.device) -> Shard:
-    """The same shard with its tensors on a device."""
-    if device.type == "cpu":
-        return shard
-    moved: dict[str, Any] = {name: value.to(device) for name, value in vars(shard).items() if isinstance(value, Tensor)}
-    graph = shard.graph and Graph(**{name: value.to(device) for name, value in vars(shard.graph).items()})
-    return replace(shard, **moved, graph=graph)
 
 
 def worker_ownership(version: Version, model: Model, owned: Sequence[Sequence[int]], device: torch.device) -> Ownership:
@@ -74,26 +115,16 @@ def worker_ownership(version: Version, model: Model, owned: Sequence[Sequence[in
     return Ownership(torch.cat([rows.rank, rank]), torch.cat([rows.position, position]))
 
 
-@dataclass(frozen=True)
-class _Edges:
-    """Examples seen from some rows, in CSR form."""
-
-    indptr: NDArray[np.int64]
-    others: NDArray[np.int64]
-    """(e, a - 1)."""
-    label: NDArray[np.float32]
-    example: NDArray[np.int64]
-    place: NDArray[np.int64]
-    weight: NDArray[np.float64] | None
+def _edges(version: Version, incidence: MappedIncidence, model: Model, device: torch.device, further: int) -> Edges:
+    """The examples as they are; where training drew negatives, the positives with these, in memory."""
+    if model.sampled_negatives:
+        return _pairwise_edges(version, incidence.rows, model, device, further)
+    return MappedEdges(incidence, version, device, places=not model.dot_product, further=further)
 
 
-def _edges(version: Version, incidence: Incidence) -> _Edges:
-    """The examples as they are; a row's place in them is its table."""
-    place = np.repeat(version.layout.table_of(incidence.rows), incidence.degrees)
-    return _Edges(incidence.indptr, incidence.others, incidence.label, incidence.example, place, None)
-
-
-def _pairwise_edges(version: Version, rows: NDArray[np.int64], model: Model) -> _Edges:
+def _pairwise_edges(
+    version: Version, rows: NDArray[np.int64], model: Model, device: torch.device, further: int
+) -> HeldEdges:
     """Positives with the negatives of the objective: every worker draws all of them and keeps those at its rows."""
     trained = version.trained()
     trained = trained.take(trained.labels > 0.5)
@@ -108,40 +139,37 @@ def _pairwise_edges(version: Version, rows: NDArray[np.int64], model: Model) -> 
     order = np.argsort(near[number, place], kind="stable")  # then by tuple, then by place
     number, place = number[order], place[order]
     kept = np.arange(drawn.rows.shape[1])[None] != place[:, None]
-    counts = np.bincount(near[number, place], minlength=len(rows))
-    return _Edges(
-        indptr=np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
-        others=drawn.rows[number][kept].reshape(len(number), drawn.rows.shape[1] - 1),
-        label=np.ones(len(number), np.float32),
-        example=drawn.examples[number],
-        place=place,
-        weight=drawn.weights[number].astype(np.float64),
-    )
+    counts = np.bincount(near[number, place], minlength=len(rows) + further)
+    arrays = {
+        "indptr": np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
+        "others": drawn.rows[number][kept].reshape(len(number), drawn.rows.shape[1] - 1),
+        "label": np.ones(len(number)),
+        "example": drawn.examples[number],
+        "weight": drawn.weights[number].astype(np.float64),
+    }
+    if not model.dot_product:
+        arrays["place"] = place
+    return HeldEdges(EdgeRun(**{name: torch.from_numpy(part).to(device) for name, part in arrays.items()}))
 
 
-def _graph(incidence: Incidence) -> Graph:
+def _graph(incidence: MappedIncidence, bound: int, device: torch.device) -> Graph:
     """The positive pairs at the rows."""
-    positive = incidence.keep_edges(incidence.label > 0.5)
+    whole = incidence.whole(bound)
+    positive = whole.keep_edges(whole.label > 0.5)
     return Graph(
-        indptr=torch.from_numpy(positive.indptr),
-        other=torch.from_numpy(np.ascontiguousarray(positive.others[:, 0])),
-        example=torch.from_numpy(positive.example),
+        indptr=torch.from_numpy(positive.indptr).to(device),
+        other=torch.from_numpy(np.ascontiguousarray(positive.others[:, 0])).to(device),
+        example=torch.from_numpy(positive.example).to(device),
     )
 
 
-def _with_dense(shard: Shard, layout: DenseLayout, version: Version, model: Model, holds_dense: bool) -> Shard:
-    """The shard with the dense parameters' rows at its end, if this worker holds them; no edge is at them."""
-    labels = version.trained().labels
-    examples = float((labels > 0.5).sum() if model.sampled_negatives else len(labels))
-    if not holds_dense:
-        return replace(shard, dense_mass=examples)
-    values = layout.pack({name: torch.from_numpy(part) for name, part in version.dense().items()})
-    count = len(values)
-    return replace(
-        shard,
-        rows=torch.cat([shard.rows, torch.arange(layout.first_row, layout.first_row + count)]),
-        partition=torch.cat([shard.partition, torch.full((count,), version.layout.partitions)]),
-        embeddings=torch.cat([shard.embeddings, values.to(shard.embeddings.dtype)]),
-        indptr=torch.cat([shard.indptr, shard.indptr[-1:].expand(count)]),
-        dense_mass=examples,
-    )
+class _DenseRows:
+    """The dense parameters as rows behind all others, on the worker that holds them; no edge is at them."""
+
+    def __init__(self, layout: DenseLayout, version: Version, model: Model, held: bool) -> None:
+        labels = version.trained().labels
+        self.mass = float((labels > 0.5).sum() if model.sampled_negatives else len(labels))
+        if held:
+            self.values = layout.pack({name: torch.from_numpy(part) for name, part in version.dense().items()})
+            self.rows = torch.arange(layout.first_row, layout.first_row + len(self.values))
+            self.partition = torch.full((len(self.values),), version.layout.partitions)

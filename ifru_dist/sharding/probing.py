@@ -39,7 +39,8 @@ class Usage:
     device_peak_bytes: int
     """Most memory that tensors held on the GPU; 0 on a CPU."""
     exchanges: int
-    """Collectives: one for each sum and each gather of rows, two for a plan and for a gather of arrays."""
+    """One for each sum and each gather of rows, two for a plan and for a gather of arrays; none for a gather for which
+    this worker has nothing to send or to receive."""
     exchange_s: float
     """Seconds in these, waiting for the slowest worker included."""
     gathered_bytes: int
@@ -81,7 +82,8 @@ class CountedCommunicator:
     def gather_rows(self, plan: GatherPlan, values: Tensor) -> Tensor:
         """See ``Communicator``."""
         before = self.bytes_sent
-        gathered = self._counted(1, lambda: self._inner.gather_rows(plan, values))
+        exchanges = 1 if self.world_size == 1 or _travels(plan, self.rank) else 0
+        gathered = self._counted(exchanges, lambda: self._inner.gather_rows(plan, values))
         self.gathered_bytes += self.bytes_sent - before
         return gathered
 
@@ -99,14 +101,19 @@ class CountedCommunicator:
             gathered_bytes=self.gathered_bytes,
         )
 
-    def _counted(self, collectives: int, exchange: Callable[[], Result]) -> Result:
+    def _counted(self, exchanges: int, exchange: Callable[[], Result]) -> Result:
         """Do an exchange, and count it."""
         start = time.perf_counter()
         result = exchange()
         self.seconds += time.perf_counter() - start
-        self.exchanges += collectives
+        self.exchanges += exchanges
         self.bytes_sent = self._inner.bytes_sent
         return result
+
+
+def _travels(plan: GatherPlan, rank: int) -> bool:
+    """Whether any row goes to another worker or comes from one."""
+    return any(sum(counts) > counts[rank] for counts in (plan.send_counts, plan.receive_counts))
 
 
 def peak_memory() -> int:

@@ -17,15 +17,17 @@ from ifru_dist.influence.kernels import kernels_for
 from ifru_dist.influence.options import SolveOptions
 from ifru_dist.influence.outcome import Outcome
 from ifru_dist.influence.problem import Problem
-from ifru_dist.influence.shard import Shard, edges_of
+from ifru_dist.influence.shard import Shard
 from ifru_dist.influence.update import Batch
 from ifru_dist.models.checking import check_score
 from ifru_dist.models.factory import build_model
-from ifru_dist.sharding.communicator import GangCommunicator, join_group
-from ifru_dist.sharding.loading import load_shard, on_device, worker_ownership
+from ifru_dist.sharding.communicator import GangCommunicator
+from ifru_dist.sharding.loading import MappedEdges, load_shard, worker_ownership
 from ifru_dist.sharding.memory import keep_freed_memory, settle_objects
+from ifru_dist.sharding.mesh import join_mesh
 from ifru_dist.sharding.placement import assign_partitions
 from ifru_dist.sharding.probing import CountedCommunicator, ExchangeProbe, Usage, probe_exchanges
+from ifru_dist.sharding.process_group import join_group
 from ifru_dist.workspace.manifest import ModelRecord
 from ifru_dist.workspace.store import Workspace
 from ifru_dist.workspace.version import Version, open_version
@@ -93,8 +95,8 @@ class Found:
     """(found,) position of the request."""
     example: NDArray[np.int64]
     """(found,) id of the example."""
-    pairs: NDArray[np.int64]
-    """(found, 2) global user and item row of the example."""
+    rows: NDArray[np.int64]
+    """(found, fields) global rows of the example."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +109,8 @@ class Change:
     """SHA-256 of its manifest."""
     examples: NDArray[np.int64]
     """Ids of the erased examples."""
+    touched: NDArray[np.int64]
+    """Global rows of these examples."""
     rows: NDArray[np.int64]
     """Global rows with new embeddings, ascending."""
     values: NDArray[np.float32]
@@ -130,12 +134,12 @@ class Worker:
         self._layout = version.layout
         self._model = build_model(version.model.spec)
         self._n_examples = version.manifest.n_examples
-        self._incidence = version.incidence_of(self._partitions)
+        self._incidence = version.mapped_incidence(self._partitions)
+        self._ownership = worker_ownership(version, self._model, plan.owned, self.device)
         embeddings = torch.from_numpy(version.embeddings_of(self._partitions))
         dense = {name: torch.from_numpy(part) for name, part in version.dense().items()}
         check_score(self._model, embeddings.shape[1], dense)
         self._shard = self._loaded(version, embeddings)
-        self._ownership = worker_ownership(version, self._model, plan.owned, self.device)
         self._kernels = kernels_for(self.device, plan.threads)
         self._communicator: Communicator | None = None
         self._prepared: tuple[Batch, SolveOptions] | None = None
@@ -143,40 +147,53 @@ class Worker:
         settle_objects()
 
     def connect(self, address: str) -> None:
-        """Join the gang's process group at ``host:port``; a gang of one needs none."""
+        """Meet the other workers of the gang at ``host:port``; a gang of one has nobody to meet."""
         if self.plan.world_size == 1:
             self._communicator = LocalCommunicator(self._shard.rows)
             return
-        join_group(address, self.plan.rank, self.plan.world_size, self.device, self.plan.timeout_s)
-        self._communicator = GangCommunicator(self._ownership, self.device)
+        place = address, self.plan.rank, self.plan.world_size
+        transport = (
+            join_mesh(*place, self.plan.timeout_s)
+            if self.device.type == "cpu"
+            else join_group(*place, self.device, self.plan.timeout_s)
+        )
+        self._communicator = GangCommunicator(self._ownership, transport)
 
     def advance(self, change: Change) -> None:
         """Hold the version that a batch made which these workers solved, to the same bits as if it had been loaded.
 
-        Embeddings change in place, erased examples drop out, and the outputs of a graph model are those that the solve
-        ended with: nothing is read of the tables and the graph.
+        Embeddings change in place, erased examples are left out from now on, and the outputs of a graph model are those
+        that the solve ended with: no table is read, and where embedding rows are all there is, the touched rows alone.
 
         Raises:
             WorkspaceError: this node does not see the version.
         """
         self.plan = replace(self.plan, version=change.version, digest=change.digest)
-        version, rows = _open_shared(self.plan), self._incidence.rows
+        version = _open_shared(self.plan)
         if len(change.examples) + len(change.rows) == 0:
             return
-        goes = np.zeros(self._n_examples, dtype=bool)
-        goes[change.examples] = True
-        self._incidence = self._incidence.keep_edges(~goes[self._incidence.example])
-        position = _positions(rows, change.rows, self._layout.n_rows)
-        own = torch.from_numpy(position[position >= 0]).to(self.device)
-        values = torch.from_numpy(change.values[position >= 0]).to(self.device)
-        embeddings = self._shard.embeddings[: len(rows)].clone()
-        embeddings[own] = values
+        touched = self._own(change.touched)
+        touched = torch.unique(touched[touched >= 0])
+        self._incidence.erase(change.examples, self._n_examples, touched.cpu().numpy())
+        rows, values = self._own(change.rows), torch.from_numpy(change.values)
+        own, values = rows[rows >= 0], values[rows >= 0].to(self.device)
+        self._shard.embeddings[own] = values
         outputs, self._outputs = self._outputs, None
-        self._shard = self._loaded(version, embeddings.cpu())
+        if isinstance(self._shard.edges, MappedEdges) and self._shard.dense is None and self._shard.graph is None:
+            self._shard.edges.recount(touched)
+            return
+        embeddings = self._shard.embeddings[: len(self._incidence.rows)].cpu()
+        self._shard = self._loaded(version, embeddings)
         if outputs is not None:
             alone = torch.diff(self._shard.graph.indptr)[own] == 0 if self._shard.graph else own < 0
             outputs[own[alone]] = self._model.layer_weights[0] * values[alone].double()  # rows that were reset
             self._shard = replace(self._shard, outputs=outputs)
+
+    def _own(self, rows: NDArray[np.int64]) -> Tensor:
+        """(k,) positions of global rows (k,) in the shard, -1 where they are another worker's."""
+        wanted = torch.from_numpy(rows).to(self.device)
+        position = self._ownership.position.index_select(0, wanted)
+        return torch.where(self._ownership.rank.index_select(0, wanted) == self.plan.rank, position, -1)
 
     @property
     def _partitions(self) -> tuple[int, ...]:
@@ -186,8 +203,7 @@ class Worker:
     def _loaded(self, version: Version, embeddings: Tensor) -> Shard:
         """The shard of a version from the embeddings of its rows and its incidence."""
         last = self.plan.rank == self.plan.world_size - 1
-        shard = load_shard(version, self._incidence, embeddings, self._model, holds_dense=last)
-        return on_device(shard, self.device)
+        return load_shard(version, self._incidence, embeddings, self._model, self.device, holds_dense=last)
 
     def process_id(self) -> int:
         """Id of the worker's process on its host."""
@@ -215,45 +231,46 @@ class Worker:
         The edges of the named rows are sorted once, and each request is a range of them, so the cost does not grow with
         requests times degree when many requests name one row.
         """
-        size, incidence = self._layout.n_rows, self._incidence
+        size = self._layout.n_rows
         anchor = np.where(targets.user >= 0, targets.user, targets.item)
-        position = _positions(incidence.rows, anchor, size)
+        position = np.full(len(anchor), -1)
+        position[anchor >= 0] = self._own(anchor[anchor >= 0]).cpu().numpy()
         mine = np.flatnonzero(position >= 0)
         named = np.unique(position[mine])
-        indptr, edges = (part.numpy() for part in edges_of(torch.from_numpy(incidence.indptr), torch.from_numpy(named)))
-        near = np.repeat(named, np.diff(indptr))
+        edges = self._incidence.of(named)
+        near = np.repeat(named, edges.degrees)
         # Users and items are the first tables: seen from either, the other one comes first.
-        far, example = incidence.others[edges, 0], incidence.example[edges]
-        order = np.argsort(near * size + far, kind="stable")
-        keys = (near * size + far)[order]
+        order = np.argsort(near * size + edges.others[:, 0], kind="stable")
+        keys = (near * size + edges.others[:, 0])[order]
         whole = (targets.user[mine] < 0) | (targets.item[mine] < 0)
         first = position[mine] * size + np.where(whole, 0, targets.item[mine])
         start = np.searchsorted(keys, first)
         counts = np.searchsorted(keys, first + np.where(whole, size, 1)) - start
         found = order[np.repeat(start - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())]
         request = np.repeat(mine, counts)
-        pairs = np.stack([anchor[request], far[found]], axis=1)
-        pairs = np.where((targets.user[request] < 0)[:, None], pairs[:, ::-1], pairs)
-        return Found(request, example[found], pairs)
+        rows = np.concatenate([anchor[request][:, None], edges.others[found]], axis=1)
+        swapped = targets.user[request] < 0
+        rows[swapped, :2] = rows[swapped, 1::-1]
+        return Found(request, edges.example[found], rows)
 
     def solve(
-        self, examples: NDArray[np.int64], options: SolveOptions, pairs: NDArray[np.int64] | None = None
+        self, examples: NDArray[np.int64], options: SolveOptions, rows: NDArray[np.int64] | None = None
     ) -> Outcome:
         """Erase examples (by id): the whole solve, with all workers of the gang at once.
 
-        Where their global rows (examples, 2) are known, no other rows' edges are searched for them.
+        Where their global rows (examples, fields) are known, no edges are searched for them.
         """
-        self.prepare(examples, options, pairs)
+        self.prepare(examples, options, rows)
         outcome = self.solve_prepared(options.damping)
         self._prepared = None
         return outcome
 
     def prepare(
-        self, examples: NDArray[np.int64], options: SolveOptions, pairs: NDArray[np.int64] | None = None
+        self, examples: NDArray[np.int64], options: SolveOptions, rows: NDArray[np.int64] | None = None
     ) -> None:
         """Prepare to erase examples (by id): what does not depend on the damping, kept until the next ``prepare``."""
         self._prepared = None  # the memory of a batch before, if there was one
-        self._prepared = self._batch(self._erased(examples, pairs), options), options
+        self._prepared = self._batch(examples, rows, options), options
 
     def solve_prepared(self, damping: float) -> Outcome:
         """Solve the prepared batch with a c that takes the place of ``options.damping``, from the model as it is.
@@ -267,34 +284,30 @@ class Worker:
         self._outputs = batch.outputs
         return _on_host(outcome, options.storage_dtype)
 
-    def _erased(self, examples: NDArray[np.int64], pairs: NDArray[np.int64] | None) -> Tensor:
-        """Mask (e,) of the edges of examples (by id)."""
-        shard = self._shard
-        if pairs is None or shard.others.shape[1] > 1:
-            goes = torch.zeros(self._n_examples, dtype=torch.bool, device=self.device)
-            goes[torch.from_numpy(examples).to(self.device)] = True
-            return goes[shard.example]
-        touched = _positions(self._incidence.rows, np.unique(pairs), self._layout.n_rows)
-        _, edges = edges_of(shard.indptr, torch.from_numpy(touched[touched >= 0]).sort().values.to(self.device))
-        gone = torch.isin(shard.example[edges], torch.from_numpy(examples).to(self.device))
-        erased = torch.from_numpy(np.zeros(len(shard.example), dtype=bool)).to(self.device)  # zeros that cost no pass
-        erased[edges[gone]] = True
-        return erased
-
-    def _batch(self, erased: Tensor, options: SolveOptions) -> Batch:
-        """The batch that erases examples, whose edges (e,) bool mark."""
+    def _batch(self, examples: NDArray[np.int64], rows: NDArray[np.int64] | None, options: SolveOptions) -> Batch:
+        """The batch that erases examples (by id), whose global rows may be known."""
         if self._communicator is None:
             raise RuntimeError("a batch was to be solved before connect")
         partitions = self._layout.partitions + (self._shard.dense is not None)
+        erased = torch.from_numpy(np.zeros(self._n_examples, dtype=bool)).to(self.device)  # zeros that cost no pass
+        erased[torch.from_numpy(examples).to(self.device)] = True
         problem = Problem(
             shard=self._shard,
             erased=erased,
+            lost=self._lost(erased, rows),
             model=self._model,
             communicator=self._communicator,
             kernels=self._kernels,
             options=options,
         )
         return Batch(problem, partitions)
+
+    def _lost(self, erased: Tensor, rows: NDArray[np.int64] | None) -> Tensor:
+        """(n,) edges that own rows lose; where several edges may share an example, all of them are read for it."""
+        if rows is None or self._model.sampled_negatives:
+            return self._shard.lost(erased)
+        own = self._own(rows.flatten())
+        return torch.bincount(own[own >= 0], minlength=len(self._shard.rows))
 
 
 def _on_host(outcome: Outcome, dtype: torch.dtype) -> Outcome:
@@ -318,10 +331,3 @@ def _open_shared(plan: WorkerPlan) -> Version:
     version = version.with_model(plan.model)
     workspace.verify(version.manifest, content=False)
     return version
-
-
-def _positions(rows: NDArray[np.int64], wanted: NDArray[np.int64], n_rows: int) -> NDArray[np.int64]:
-    """Position of each wanted global row among ``rows``, -1 where it is absent or -1 itself."""
-    index = np.full(n_rows + 1, -1, dtype=np.int64)  # the last entry serves the wanted value -1
-    index[rows] = np.arange(len(rows))
-    return index[wanted]

@@ -24,32 +24,6 @@ DEGREES = pa.schema([("degree", pa.int32())])
 
 
 @dataclass(frozen=True)
-class Incidence:
-    """Edges of some rows in CSR form, in the order of ``rows``."""
-
-    rows: NDArray[np.int64]
-    """(n,) global rows."""
-    indptr: NDArray[np.int64]
-    """(n + 1,)."""
-    others: NDArray[np.int64]
-    """(edges, fields - 1) global rows of the example in all tables but that of the edge's row, in their order."""
-    label: NDArray[np.float32]
-    """(edges,)."""
-    example: NDArray[np.int64]
-    """(edges,) id of the example."""
-
-    @property
-    def degrees(self) -> NDArray[np.int64]:
-        """Edges of each row, (n,)."""
-        return np.diff(self.indptr)
-
-    def keep_edges(self, keep: NDArray[np.bool_]) -> "Incidence":
-        """The same rows with only the edges that a mask (edges,) selects."""
-        counts = np.concatenate([[0], np.cumsum(keep, dtype=np.int64)])
-        return Incidence(self.rows, counts[self.indptr], self.others[keep], self.label[keep], self.example[keep])
-
-
-@dataclass(frozen=True)
 class Edges:
     """Edges of a table in the order of their examples' ids. Rows are local to their tables."""
 
@@ -113,41 +87,10 @@ def edge_batches(layout: Layout, edges: Edges, partitions: range) -> Iterator[pa
         )
 
 
-def read_incidence(
-    root: Path,
-    layout: Layout,
-    graph: Sequence[FileEntry],
-    degrees: Sequence[FileEntry],
-    partitions: Sequence[int],
-) -> Incidence:
-    """The rows of some partitions with all their edges: by partition, then table, then row."""
-    files = [(open_arrow(root, edge), open_arrow(root, degree)) for edge, degree in zip(graph, degrees, strict=True)]
-    rows = [np.empty(0, np.int64), *(layout.partition_rows(partition) for partition in partitions)]
-    batches = [(p, t) for p in partitions for t in range(len(layout.tables))]
-    parts = [_numpy_columns(files[t][0].get_batch(p)) for p, t in batches]
-    degree = [np.empty(0, np.int32), *(files[t][1].get_batch(p).column(0).to_numpy() for p, t in batches)]
-    others = [_global_others(layout, t, part[:-2]) for part, (_, t) in zip(parts, batches, strict=True)]
-    return Incidence(
-        rows=np.concatenate(rows),
-        indptr=np.concatenate([[0], np.cumsum(np.concatenate(degree), dtype=np.int64)]),
-        others=np.concatenate([np.empty((0, len(layout.tables) - 1), np.int64), *others]),
-        label=np.concatenate([np.empty(0, np.float32), *(part[-2].astype(np.float32) for part in parts)]),
-        example=np.concatenate([np.empty(0, np.int64), *(part[-1] for part in parts)]),
-    )
-
-
 def partition_edges(root: Path, layout: Layout, graph: Sequence[FileEntry]) -> NDArray[np.int64]:
     """Edges in each partition, all tables together, (partitions,)."""
     files = [open_arrow(root, entry) for entry in graph]
     return np.array([sum(f.get_batch(p).num_rows for f in files) for p in range(layout.partitions)], dtype=np.int64)
-
-
-def _global_others(layout: Layout, table: int, columns: list[NDArray[np.int32]]) -> NDArray[np.int64]:
-    """Global rows (edges, fields - 1) at the other ends of one table's edges, from the stored columns (edges,)."""
-    others = np.empty((len(columns[0]), len(columns)), dtype=np.int64)
-    for index, other_table in enumerate(layout.other_tables(table)):
-        np.add(columns[index], layout.offsets[other_table], out=others[:, index], dtype=np.int64)
-    return others
 
 
 def _split(layout: Layout, table: int, schema: pa.Schema, columns: list[NDArray[np.int32]]) -> Iterator[pa.RecordBatch]:
@@ -155,8 +98,3 @@ def _split(layout: Layout, table: int, schema: pa.Schema, columns: list[NDArray[
     bounds = layout.bounds(table)
     for start, stop in pairwise(bounds):
         yield pa.RecordBatch.from_arrays([pa.array(column[start:stop]) for column in columns], schema=schema)
-
-
-def _numpy_columns(batch: pa.RecordBatch) -> list[NDArray[Any]]:
-    """The columns of a record batch, without copying."""
-    return [column.to_numpy() for column in batch.columns]

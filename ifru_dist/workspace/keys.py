@@ -4,6 +4,7 @@ import hashlib
 import os
 import secrets
 from contextlib import suppress
+from functools import lru_cache
 from json.encoder import encode_basestring
 from pathlib import Path
 
@@ -91,7 +92,15 @@ def _write_key(path: Path, key: bytes) -> None:
 def keyed_digest(key: bytes, *parts: str | int | None) -> bytes:
     """Keyed BLAKE2b digest (32 bytes) of an unambiguous encoding of the parts."""
     text = f"[{','.join([_json(part) for part in parts])}]"
-    return hashlib.blake2b(text.encode(), key=key, digest_size=DIGEST_BYTES).digest()
+    digest = _keyed(key).copy()  # keying anew would cost as much as digesting
+    digest.update(text.encode())
+    return digest.digest()
+
+
+@lru_cache(maxsize=8)
+def _keyed(key: bytes) -> "hashlib.blake2b":
+    """A digest of nothing so far."""
+    return hashlib.blake2b(key=key, digest_size=DIGEST_BYTES)
 
 
 def _json(part: str | int | None) -> str:

@@ -14,7 +14,8 @@ from ifru_dist.interactions import Interactions
 from ifru_dist.models.parameters import Parameters
 from ifru_dist.workspace.dense import read_dense
 from ifru_dist.workspace.files import FileEntry, open_arrow
-from ifru_dist.workspace.graph import Incidence, partition_edges, read_incidence
+from ifru_dist.workspace.graph import partition_edges
+from ifru_dist.workspace.incidence import Incidence, MappedIncidence
 from ifru_dist.workspace.layout import HELD_OUT, Layout
 from ifru_dist.workspace.manifest import Manifest, ModelRecord
 from ifru_dist.workspace.shapes import check_shapes
@@ -196,11 +197,18 @@ class Version:
         """Embeddings of all rows and the model's own parameters."""
         return Parameters(self.embeddings(), self.dense())
 
+    def mapped_incidence(self, partitions: Sequence[int]) -> MappedIncidence:
+        """Rows of some partitions with the examples that are left, which are read when they are asked for."""
+        manifest = self.manifest
+        mapped = MappedIncidence(self.workspace.root, self.layout, manifest.graph, manifest.degrees, partitions)
+        erased = [self._read(entry).column("example").to_numpy() for entry in manifest.tombstones]
+        if erased:
+            mapped.erase(np.concatenate(erased), manifest.n_examples)
+        return mapped
+
     def incidence_of(self, partitions: Sequence[int]) -> Incidence:
         """Rows of some partitions with the examples that are left."""
-        manifest = self.manifest
-        whole = read_incidence(self.workspace.root, self.layout, manifest.graph, manifest.degrees, partitions)
-        return whole.keep_edges(~self._entombed()[whole.example]) if manifest.tombstones else whole
+        return self.mapped_incidence(partitions).whole()
 
     def partition_edges(self) -> NDArray[np.int64]:
         """Edges in each partition that the graph files hold, (partitions,): the weights for balancing."""

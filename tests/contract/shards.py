@@ -8,7 +8,7 @@ from ifru_dist.influence.kernels_numba import NumbaKernels
 from ifru_dist.influence.options import SolveOptions
 from ifru_dist.influence.outcome import Outcome
 from ifru_dist.influence.problem import Problem
-from ifru_dist.influence.shard import DenseLayout, Graph, Shard
+from ifru_dist.influence.shard import DenseLayout, EdgeRun, Graph, HeldEdges, Shard
 from ifru_dist.influence.update import Batch, make_objective
 from ifru_dist.models.base import Model
 from tests.contract.reference import TupleCase
@@ -16,7 +16,7 @@ from tests.influence.threads import ThreadCommunicator, run_workers
 
 
 def shard_of(case: TupleCase, model: Model, owned: list[int], *, last: bool) -> tuple[Shard, Tensor]:
-    """The shard of a worker that owns some partitions (the last one also the dense rows), and its erased mask."""
+    """The shard of a worker that owns some partitions (the last one also the dense rows), and the erased examples."""
     rows, partition, near = [], [], []
     offsets = [sum(case.sizes[:table]) for table in range(len(case.sizes))]
     for p in owned:
@@ -44,17 +44,29 @@ def shard_of(case: TupleCase, model: Model, owned: list[int], *, last: bool) -> 
         rows=torch.tensor(rows, dtype=torch.int64),
         partition=torch.tensor(partition, dtype=torch.int64),
         embeddings=embeddings.contiguous(),
-        indptr=_running(lengths),
-        others=torch.tensor(others, dtype=torch.int64).reshape(len(edges), arity - 1),
-        label=case.label[tuples],
-        example=case.example[tuples],
-        place=None if model.dot_product else places,
-        weight=case.weight[tuples],
+        edges=HeldEdges(
+            EdgeRun(
+                indptr=_running(lengths),
+                others=torch.tensor(others, dtype=torch.int64).reshape(len(edges), arity - 1),
+                label=case.label[tuples],
+                example=case.example[tuples],
+                place=None if model.dot_product else places,
+                weight=case.weight[tuples],
+            )
+        ),
         graph=_graph(case, rows) if len(case.layer_weights) > 1 else None,
         dense=layout,
         dense_mass=float(case.weight.sum()),
     )
-    return shard, case.erased[tuples]
+    return shard, _erased(case)
+
+
+def _erased(case: TupleCase) -> Tensor:
+    """Which example ids go: all tuples of an example go together."""
+    ids = torch.cat([case.example, case.graph_example])
+    erased = torch.zeros(int(ids.max()) + 1, dtype=torch.bool)
+    erased[case.example[case.erased]] = True
+    return erased
 
 
 def _dense_layout(case: TupleCase) -> DenseLayout | None:
@@ -101,7 +113,13 @@ def problem_of(
 ) -> Problem:
     """A worker's share of a case."""
     return Problem(
-        shard=shard, erased=erased, model=model, communicator=communicator, kernels=NumbaKernels(), options=options
+        shard=shard,
+        erased=erased,
+        lost=shard.lost(erased),
+        model=model,
+        communicator=communicator,
+        kernels=NumbaKernels(),
+        options=options,
     )
 
 

@@ -12,7 +12,7 @@ from ifru_dist.influence.outcome import Outcome
 from ifru_dist.influence.place import Place
 from ifru_dist.influence.problem import Problem
 from ifru_dist.influence.propagated import PropagatedObjective
-from ifru_dist.influence.shard import Graph, Shard
+from ifru_dist.influence.shard import EdgeRun, Graph, HeldEdges, Shard
 from ifru_dist.influence.update import Batch, make_objective
 from ifru_dist.models.base import Dense, Model
 from ifru_dist.models.spec import ModelSpec
@@ -37,7 +37,7 @@ class DotProduct(Model):
 
 
 def shard_of(case: Case, partitions: list[int] | None = None) -> tuple[Shard, Tensor]:
-    """The shard of a worker that owns some partitions (default all), and its edges' erased mask."""
+    """The shard of a worker that owns some partitions (default all), and which examples are erased."""
     owned = partitions if partitions is not None else list(range(case.partitions))
     rows, part, edges, indptr = [], [], [], [0]
     for p in owned:
@@ -57,13 +57,10 @@ def shard_of(case: Case, partitions: list[int] | None = None) -> tuple[Shard, Te
         rows=torch.tensor(rows, dtype=torch.int64),
         partition=torch.tensor(part, dtype=torch.int64),
         embeddings=case.embeddings[torch.tensor(rows, dtype=torch.int64)].contiguous(),
-        indptr=pointers,
-        others=other[:, None],
-        label=case.label[example],
-        example=example,
+        edges=HeldEdges(EdgeRun(indptr=pointers, others=other[:, None], label=case.label[example], example=example)),
         graph=Graph(indptr=running[pointers], other=other[positive], example=example[positive]),
     )
-    return shard, case.erased[example]
+    return shard, case.erased
 
 
 def communicator_of(shard: Shard) -> LocalCommunicator:
@@ -91,6 +88,7 @@ def problem_of(
     return Problem(
         shard=shard,
         erased=erased,
+        lost=shard.lost(erased),
         model=DotProduct(case),
         communicator=communicator,
         kernels=kernels or NumbaKernels(),

@@ -211,3 +211,10 @@ def test_length_and_decrease_of_a_solution() -> None:
     x = solution.value.flatten()
     assert solution.norm == pytest.approx(metric(spread(matrix), solution.value), rel=1e-8)
     assert solution.decrease == pytest.approx(float(right_side.flatten() @ x / 2), rel=1e-9)
+
+
+def test_a_step_that_no_number_can_hold_is_no_step() -> None:
+    """Curvature that is positive and next to nothing: neither an overflow nor a solution."""
+    solution = solve(1e-250 * torch.eye(SIZE, dtype=torch.float64), torch.ones(SHAPE, dtype=torch.float64))
+    assert solution.status == "not_positive_definite"
+    assert not solution.usable

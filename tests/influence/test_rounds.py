@@ -82,7 +82,7 @@ def test_the_diagonal_outside_is_exact_where_all_of_a_rows_edges_are_read() -> N
     dense = reference.gauss_newton(case, case.embeddings).diagonal().reshape(case.embeddings.shape)
     checked = 0
     for position, row in zip(outside.positions.tolist(), shard.rows[outside.positions].tolist(), strict=True):
-        far = shard.others[shard.indptr[position] : shard.indptr[position + 1]]
+        far = shard.edges.of(torch.tensor([position])).others
         if bool(selected[far[:, 0]].all()):
             place = int(torch.nonzero(outside.positions == position))
             torch.testing.assert_close(outside.diagonal()[place], dense[row], rtol=1e-8, atol=1e-10)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ifru_dist.influence.options import SolveOptions
 from ifru_dist.influence.sampling import uniform, within_budget
-from ifru_dist.influence.shard import Block, make_block
+from ifru_dist.influence.shard import Block, HeldEdges, make_block
 from tests.influence import reference
 from tests.influence.local import after, communicator_of, objective_of, place_of, shard_of, unlearn
 from tests.influence.reference import Case, random_case
@@ -102,8 +102,10 @@ def test_an_example_of_three_rows_counts_at_all_of_them() -> None:
     selected = torch.ones(12, dtype=torch.bool)
     generator = torch.Generator().manual_seed(2)
     shard, erased = shard_of(hubs(1, users=7))
-    far = torch.randint(0, 12, (len(shard.label), 2), generator=generator)
-    triples = replace(shard, others=far, place=torch.zeros(len(far), dtype=torch.int64))
+    assert isinstance(shard.edges, HeldEdges)
+    far = torch.randint(0, 12, (len(shard.edges.run.label), 2), generator=generator)
+    places = torch.zeros(len(far), dtype=torch.int64)
+    triples = replace(shard, edges=HeldEdges(replace(shard.edges.run, others=far, place=places)))
     communicator = communicator_of(triples)
     block = make_block(triples, erased, torch.arange(12), communicator)
     degrees = triples.degrees.tolist()

@@ -1,6 +1,8 @@
 """Residual, product, selection, solve and update against the dense reference."""
 
 import dataclasses
+import gc
+import weakref
 
 import pytest
 import torch
@@ -13,8 +15,9 @@ from ifru_dist.influence.kernels_torch import TorchKernels
 from ifru_dist.influence.newton import TiltedObjective
 from ifru_dist.influence.options import SolveOptions
 from ifru_dist.influence.reduction import Reduction
+from ifru_dist.influence.update import Batch
 from tests.influence import reference
-from tests.influence.local import communicator_of, objective_of, place_of, shard_of, unlearn
+from tests.influence.local import communicator_of, objective_of, place_of, problem_of, shard_of, unlearn
 from tests.influence.reference import CASES, Case
 
 KERNELS = pytest.mark.parametrize("kernels", [NumbaKernels(), TorchKernels()], ids=["numba", "torch"])
@@ -114,7 +117,8 @@ def test_update_equals_dense_solve(case: Case, kernels: Kernels, hops: int) -> N
 @pytest.mark.parametrize("budget", [0, 6, 9, 100])
 def test_selection_is_endpoints_then_the_most_important(case: Case, budget: int) -> None:
     shard, erased = shard_of(case)
-    mask = select_by_degree(shard, erased, communicator_of(shard), hops=2, quantile=0.0, row_budget=budget)
+    problem = problem_of(case, shard, erased, communicator_of(shard), options())
+    mask = select_by_degree(problem, hops=2, quantile=0.0, row_budget=budget)
     pinned, emptied = reference.endpoint_masks(case)
     importance = reference.importance(case, 2)
     others = [(-float(importance[r]), r) for r in range(case.rows) if importance[r] > 0 and not (pinned | emptied)[r]]
@@ -149,7 +153,7 @@ def test_an_erasure_without_influence_divides_by_nothing(case: Case) -> None:
 def test_emptied_row_is_an_endpoint_of_its_own_kind() -> None:
     case = CASES[0]
     shard, erased = shard_of(case)
-    kept, emptied = endpoints(shard, erased)
+    kept, emptied = endpoints(shard, shard.lost(erased))
     dense_kept, dense_emptied = reference.endpoint_masks(case)
     assert torch.equal(kept, dense_kept[shard.rows])
     assert torch.equal(emptied, dense_emptied[shard.rows])
@@ -164,3 +168,19 @@ def test_products_on_float32_embeddings_change_the_update_by_little(case: Case) 
         for dtype in (torch.float64, torch.float32)
     )
     torch.testing.assert_close(rounded.values, exact.values, rtol=1e-6, atol=1e-7)
+
+
+@EACH_CASE
+def test_nothing_of_a_batch_outlives_it(case: Case) -> None:
+    shard, erased = shard_of(case)
+    problem = problem_of(case, shard, erased, communicator_of(shard), options())
+    gc.collect()
+    gc.disable()  # references in a circle would keep gigabytes until somebody looks for them
+    try:
+        batch = Batch(problem, case.partitions)
+        batch.solve(0.3)
+        left = weakref.ref(batch._objective)
+        del batch
+        assert left() is None
+    finally:
+        gc.enable()

@@ -6,6 +6,7 @@ import numpy as np
 
 from ifru_dist.influence.outcome import Round
 from ifru_dist.pipelines.benchmark_cells import BatchSample, Cell
+from ifru_dist.pipelines.benchmark_fresh import FreshJob
 from ifru_dist.sharding.probing import ExchangeProbe, Usage
 
 
@@ -51,6 +52,7 @@ def cell(
     *,
     cores: int = 64,
     device: Literal["cpu", "cuda"] = "cpu",
+    fresh: FreshJob | None = None,
 ) -> Cell:
     """A cell on one host; collectives take 2 ms for each step of a ring, calls 1 ms and 1 ms for each worker."""
     usage = Usage(
@@ -75,4 +77,11 @@ def cell(
         coordinator_peak_bytes=1 << 21,
         call_s=0.001 + 0.001 * ranks,
         probes=[probe] * ranks,
+        fresh=fresh,
     )
+
+
+def fresh_job(committed_s: float) -> FreshJob:
+    """A job of its own, most of which is its start."""
+    phases = dict.fromkeys(("route", "subgraph", "gradient", "solve", "verify", "commit"), 0.1)
+    return FreshJob(committed_s=committed_s, ended_s=committed_s + 1, phases=phases | {"startup": committed_s - 1})

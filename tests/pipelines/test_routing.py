@@ -126,10 +126,10 @@ def test_workers_find_what_a_naive_search_finds(
     found = [
         (int(request), int(example), tuple(rows))
         for part in parts
-        for request, example, rows in zip(part.request, part.example, part.pairs.tolist(), strict=True)
+        for request, example, rows in zip(part.request, part.example, part.rows.tolist(), strict=True)
     ]
     expected = [
-        (request, example, tuple(rows[:2]))
+        (request, example, tuple(rows))
         for request, (u, i) in enumerate(asked)
         for example, rows in enumerate(dataset.train.rows.tolist())
         if example not in gone and (u, i) != (-1, -1) and u in (-1, rows[0]) and i in (-1, rows[1])
@@ -142,7 +142,7 @@ def test_the_batch_does_not_depend_on_the_number_of_workers(version: Version, wo
     requests = [ask(user_row(BUSY)), ask(pair(ONCE)), ask(item_row(2)), ask(pair(TWICE))]
     routed, single = route(version, requests, workers=workers), route(version, requests, workers=1)
     assert routed.examples.tolist() == single.examples.tolist()
-    assert routed.pairs.tolist() == single.pairs.tolist()
+    assert routed.rows.tolist() == single.rows.tolist()
     assert (routed.entries, routed.suppressed) == (single.entries, single.suppressed)
 
 
@@ -154,7 +154,7 @@ def test_a_pair_goes_with_all_its_duplicates(version: Version) -> None:
     expected = examples_of(ONCE, TWICE)
     assert len(expected) >= 3
     assert routed.examples.tolist() == expected
-    assert routed.pairs.tolist() == ROWS[expected].tolist()
+    assert routed.rows.tolist() == ROWS[expected].tolist()
     assert [entry.interactions for entry in routed.entries] == [1, len(expected) - 1]
     assert routed.counts() == {"received": 2, "applied": 2, "duplicate": 0, "not_found": 0, "rejected": 0}
 
@@ -165,7 +165,7 @@ def test_a_whole_user_or_item(version: Version, table: int) -> None:
     routed = route(version, [ask(user_row(row) if table == 0 else item_row(row - SIZES[0]))])
     expected = np.flatnonzero(ROWS[:, table] == row)
     assert routed.examples.tolist() == expected.tolist()
-    assert routed.pairs.tolist() == ROWS[expected].tolist()
+    assert routed.rows.tolist() == ROWS[expected].tolist()
     assert routed.entries[0].interactions == len(expected)
 
 
@@ -174,7 +174,7 @@ def test_overlapping_requests_erase_each_example_once(version: Version) -> None:
     routed = route(version, [ask(pair(TWICE)), ask(user_row(user)), ask(item_row(item - SIZES[0]))])
     expected = np.flatnonzero((ROWS[:, 0] == user) | (ROWS[:, 1] == item))
     assert routed.examples.tolist() == expected.tolist()
-    assert routed.pairs.tolist() == ROWS[expected].tolist()
+    assert routed.rows.tolist() == ROWS[expected].tolist()
     assert statuses(routed) == ["applied"] * 3
     assert len(routed.suppressed) == 3
 
@@ -297,7 +297,7 @@ def test_whole_users_and_items_go_with_their_rows(version: Version) -> None:
     gone = np.isin(held, routed.forgotten).any(axis=1) | (held == ONCE).all(axis=1)
     assert 0 < gone.sum() < len(gone)
     assert routed.held_out.rows.tolist() == held[gone].tolist() * 2  # validation and test are the same here
-    assert set(routed.users) == {*routed.pairs[:, 0], *held[gone][:, 0], 2, BUSY}
+    assert set(routed.users) == {*routed.rows[:, 0], *held[gone][:, 0], 2, BUSY}
 
 
 def test_a_row_that_never_had_an_interaction_goes_too(version: Version) -> None:

@@ -77,7 +77,7 @@ REFUSED: dict[str, dict[Status, Ending]] = {
         ),
     },
     "lightgcn": {
-        "not_positive_definite": Ending(embeddings=20 * RANDOM, l2=0.0, batch=[pair(ROWS[50])], options=UNDAMPED),
+        "not_positive_definite": Ending(embeddings=12 * RANDOM, l2=0.0, batch=[pair(ROWS[50])], options=UNDAMPED),
         "no_descent": Ending(
             embeddings=20 * RANDOM, l2=0.0, batch=[pair(ROWS[50])], options=UNDAMPED | {"curvature": "hessian"}
         ),

@@ -1,16 +1,19 @@
-"""The gang's exchanges on real gloo processes: they give what a single worker who owns all rows would get."""
+"""The gang's exchanges among real processes: they give what a single worker who owns all rows would get."""
 
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pytest
 import torch
 import torch.multiprocessing as mp
 
 from ifru_dist.influence.communicator import LocalCommunicator, Ownership, order_by_owner
-from ifru_dist.sharding.communicator import GangCommunicator, join_group, leave_group
+from ifru_dist.sharding.communicator import GangCommunicator
+from ifru_dist.sharding.mesh import join_mesh
+from ifru_dist.sharding.process_group import join_group, leave_group
 
+TransportKind = Literal["mesh", "group"]
 CPU = torch.device("cpu")
 ROWS = 11
 OWNERS = {2: [0, 1, 1, 0, 1, 1, 0, 1, 0, 0, 1], 3: [0, 2, 2, 0, 2, 2, 0, 2, 0, 0, 2]}
@@ -68,15 +71,21 @@ def silent_peer(communicator: GangCommunicator) -> dict[str, Any]:
         return {}
     try:
         communicator.all_reduce(torch.ones(1, dtype=torch.float64))
-    except RuntimeError as error:
+    except (RuntimeError, ConnectionError) as error:
         return {"error": str(error)}
     return {}
 
 
-def _worker(rank: int, address: str, world_size: int, task: Callable[..., dict[str, Any]], queue: Any) -> None:
+def _worker(
+    rank: int, address: str, world_size: int, task: Callable[..., dict[str, Any]], kind: TransportKind, queue: Any
+) -> None:
     """One process of a gang."""
-    join_group(address, rank, world_size, CPU, timeout_s=20)
-    results = task(GangCommunicator(ownership_of(OWNERS[world_size]), CPU))
+    transport = (
+        join_mesh(address, rank, world_size, timeout_s=20)
+        if kind == "mesh"
+        else join_group(address, rank, world_size, CPU, timeout_s=20)
+    )
+    results = task(GangCommunicator(ownership_of(OWNERS[world_size]), transport))
     queue.put((rank, {name: _plain(value) for name, value in results.items()}))
     leave_group()
 
@@ -88,24 +97,25 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, torch.Tensor) else value
 
 
-def gang(world_size: int, task: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
+def gang(world_size: int, task: Callable[..., dict[str, Any]], kind: TransportKind = "mesh") -> list[dict[str, Any]]:
     """Results of a task by rank, each from a process of its own."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     queue = mp.get_context("spawn").SimpleQueue()
-    mp.spawn(_worker, (address, world_size, task, queue), nprocs=world_size)
+    mp.spawn(_worker, (address, world_size, task, kind, queue), nprocs=world_size)
     by_rank = dict(queue.get() for _ in range(world_size))
     return [by_rank[rank] for rank in range(world_size)]
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", get_args(TransportKind))
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_a_gang_exchanges_what_a_single_worker_has(world_size: int) -> None:
+def test_a_gang_exchanges_what_a_single_worker_has(world_size: int, kind: TransportKind) -> None:
     ownership = ownership_of(OWNERS[world_size])
     local = LocalCommunicator(torch.arange(ROWS))
     everything = values_of(torch.arange(ROWS))
     ranks = range(world_size)
-    for rank, results in enumerate(gang(world_size, exchange)):
+    for rank, results in enumerate(gang(world_size, exchange, kind)):
         assert results["planned"] == order_by_owner(wanted_by(rank), ownership).tolist()
         alone = dict(zip(local.plan(wanted_by(rank)).rows.tolist(), _local_rows(local, rank, everything), strict=True))
         for factor, arrived in zip((1, 3), results["arrived"], strict=True):
@@ -125,8 +135,9 @@ def _local_rows(local: LocalCommunicator, rank: int, everything: torch.Tensor) -
 
 
 @pytest.mark.slow
-def test_a_lost_peer_is_an_error_and_not_a_wait() -> None:
-    waiting, lost = gang(2, silent_peer)
+@pytest.mark.parametrize("kind", get_args(TransportKind))
+def test_a_lost_peer_is_an_error_and_not_a_wait(kind: TransportKind) -> None:
+    waiting, lost = gang(2, silent_peer, kind)
     assert waiting["error"]
     assert lost == {}
 

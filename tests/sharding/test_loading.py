@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ifru_dist.influence.shard import Shard
+from ifru_dist.influence.shard import EdgeRun, Shard
 from ifru_dist.models.factory import build_model
 from ifru_dist.sharding.loading import load_shard
 from ifru_dist.workspace.version import Version
@@ -24,7 +24,12 @@ def pairwise(version: Version) -> Version:
 def shard_of(version: Version, partitions: list[int]) -> Shard:
     model = build_model(version.model.spec)
     embeddings = torch.from_numpy(version.embeddings_of(partitions)).double()
-    return load_shard(version, version.incidence_of(partitions), embeddings, model, holds_dense=False)
+    cpu = torch.device("cpu")
+    return load_shard(version, version.mapped_incidence(partitions), embeddings, model, cpu, holds_dense=False)
+
+
+def edges_of(shard: Shard) -> EdgeRun:
+    return shard.edges.of(torch.arange(len(shard.rows)))
 
 
 def test_every_positive_is_held_with_its_negatives_at_each_of_its_rows(tmp_path: Path) -> None:
@@ -32,13 +37,14 @@ def test_every_positive_is_held_with_its_negatives_at_each_of_its_rows(tmp_path:
     shard = shard_of(version, list(range(version.layout.partitions)))
     data = version.train()
     positives = int((data.labels > 0.5).sum())
-    assert shard.place is not None
-    assert shard.weight is not None
-    assert torch.bincount(shard.place).tolist() == [NEGATIVES * positives] * 3
-    assert float(shard.weight.sum()) == np.float32(1 / NEGATIVES) * 3 * NEGATIVES * positives
+    run = edges_of(shard)
+    assert run.place is not None
+    assert run.weight is not None
+    assert torch.bincount(run.place).tolist() == [NEGATIVES * positives] * 3
+    assert float(run.weight.sum()) == np.float32(1 / NEGATIVES) * 3 * NEGATIVES * positives
     near = torch.repeat_interleave(shard.rows, shard.degrees)
     known = set(map(tuple, data.positives().tolist()))
-    edges = zip(near.tolist(), shard.place.tolist(), shard.others.tolist(), shard.example.tolist(), strict=True)
+    edges = zip(near.tolist(), run.place.tolist(), run.others.tolist(), run.example.tolist(), strict=True)
     for row, place, others, example in edges:
         triple = [*others[:place], row, *others[place:]]
         assert triple[:2] == data.rows[example].tolist()
@@ -51,7 +57,7 @@ def test_a_worker_without_any_tuple_holds_its_rows_all_the_same(tmp_path: Path) 
     shards = [shard_of(version, [partition]) for partition in range(version.layout.partitions)]
     assert sum(len(shard.rows) for shard in shards) == sum(SIZES)
     empty = shard_of(version, [])
-    assert empty.others.shape == (0, 2)
+    assert edges_of(empty).others.shape == (0, 2)
     assert len(empty.rows) == 0
 
 
@@ -61,4 +67,4 @@ def test_forgotten_items_are_nobodys_negatives(tmp_path: Path) -> None:
     version = pairwise(erase(tmp_path / "ws", *map(whole_item, range(3))))
     assert version.forgotten_rows().tolist() == forgotten
     shard = shard_of(version, list(range(version.layout.partitions)))
-    assert not np.isin(shard.others.numpy(), forgotten).any()
+    assert not np.isin(edges_of(shard).others.numpy(), forgotten).any()
