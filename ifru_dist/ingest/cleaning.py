@@ -1,5 +1,6 @@
 """Which rows can be used: reading a fragment into usable rows and bad ones."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ifru_dist.errors import InputError, reason_of
-from ifru_dist.ingest.quarantine import QUARANTINE, bad_lines, bad_rows
+from ifru_dist.ingest.quarantine import bad_lines, bad_rows
 from ifru_dist.ingest.sources import Columns, Fragment, MalformedRecord, read_fragment
 from ifru_dist.ingest.values import (
     NoWholeNumberError,
@@ -17,6 +18,8 @@ from ifru_dist.ingest.values import (
     is_missing,
     plain_columns,
 )
+
+MOST_ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,11 @@ class LabelRule:
 
 @dataclass(frozen=True)
 class Part:
-    """What one fragment gave."""
+    """What some rows of a fragment gave."""
 
     rows: pa.Table
-    """Usable rows in file order: user, item and further fields (dictionary-encoded), label (int8), timestamp (float64)
-    where read."""
+    """Usable rows in file order: user, item and further fields (int64 or large_string), label (int8), timestamp
+    (float64) where read. Without columns where there are only bad lines."""
     bad: pa.Table
     """Rows for the quarantine, in its schema."""
 
@@ -56,27 +59,39 @@ class Part:
         return len(self.rows) + len(self.bad)
 
 
-def read_part(fragment: Fragment, columns: Columns, rule: LabelRule) -> Part:
-    """Read a fragment and sort its rows into usable and bad ones.
+def read_parts(fragment: Fragment, columns: Columns, rule: LabelRule, most_rows: int = MOST_ROWS) -> Iterator[Part]:
+    """Read a fragment a few rows at a time, and sort them into usable and bad ones.
+
+    Args:
+        fragment: What to read.
+        columns: Names in the file.
+        rule: What becomes a label.
+        most_rows: Of a part; a block of a CSV file is one, whatever it holds.
 
     Raises:
         InputError: the file is damaged, or an id is a number that is no integer of 64 bits.
     """
     malformed: list[MalformedRecord] = []
-    good: list[pa.Table] = []
-    bad = [QUARANTINE.empty_table()]
-    first = fragment.first_row
-    for batch in read_fragment(fragment, columns, malformed):
+    first, skipped = fragment.first_row, 0
+    for batch in read_fragment(fragment, columns, malformed, most_rows):
         plain = _plain(batch, fragment)
         rows, problems = _judge(plain, rule)
         reasons = _first_reason(problems, len(batch))
-        good.append(_encoded(rows.filter(pa.array(reasons == 0))))
         at = np.flatnonzero(reasons)
         names = np.array(["", *problems])[reasons[at]]
-        bad.append(bad_rows(fragment.path, _record_numbers(first + at, malformed), names, plain, at))
+        # Arrow reads ahead: records that lie behind these rows are for the next part.
+        numbers = skipped + _record_numbers(first + np.arange(len(batch)), malformed, skipped)
+        last = int(numbers[-1]) if len(numbers) else -1
+        passed = [record for record in malformed if record.row < last]
+        bad = pa.concat_tables(
+            [bad_rows(fragment.path, numbers[at], names, plain, at), bad_lines(fragment.path, passed)]
+        )
+        yield Part(rows.filter(pa.array(reasons == 0)), bad)
+        del malformed[: len(passed)]
+        skipped += len(passed)
         first += len(batch)
-    bad.append(bad_lines(fragment.path, malformed))
-    return Part(pa.concat_tables(good) if good else pa.table({}), pa.concat_tables(bad))
+    if malformed:
+        yield Part(pa.table({}), bad_lines(fragment.path, malformed))
 
 
 def _plain(batch: pa.RecordBatch, fragment: Fragment) -> dict[str, pa.Array]:
@@ -124,15 +139,10 @@ def id_columns(rows: pa.Table) -> list[str]:
     return [name for name in rows.column_names if name not in ("label", "timestamp")]
 
 
-def _encoded(rows: pa.Table) -> pa.Table:
-    """The rows with ids as codes into the ids that occur."""
-    for name in id_columns(rows):
-        ids = rows.column(name).combine_chunks().dictionary_encode()
-        rows = rows.set_column(rows.schema.get_field_index(name), name, ids)
-    return rows
+def _record_numbers(positions: NDArray[np.int64], malformed: list[MalformedRecord], skipped: int) -> NDArray[np.int64]:
+    """Record numbers of parsed rows (n,), given by position: malformed records before a row count too.
 
-
-def _record_numbers(positions: NDArray[np.int64], malformed: list[MalformedRecord]) -> NDArray[np.int64]:
-    """Record numbers of parsed rows (n,), given by position: malformed records before a row count too."""
+    Those that were ``skipped`` lie before all of the rows, and are in ``malformed`` no more.
+    """
     before = np.array([record.row for record in malformed], dtype=np.int64) - np.arange(len(malformed))
-    return positions + np.searchsorted(before, positions, side="right")
+    return positions + np.searchsorted(before - skipped, positions, side="right")

@@ -2,11 +2,13 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from ifru_dist.errors import ConfigError
+from ifru_dist.ingest.memory import limit_of
 
 Share = Annotated[float, Field(ge=0, le=1)]
 DEFAULT_SPLIT = (0.6, 0.2, 0.2)
@@ -36,6 +38,13 @@ class LogOptions:
     """Label 1 means rating > threshold, strictly; needed unless --label-column is given."""
     max_bad_share: Share = 0.01
     """Stop when more than this share of all rows had to be quarantined."""
+    memory_limit: str | None = None
+    """Memory that preparing the logs may take on a machine, about, such as 2GiB: rows are sorted on disk, in chunks
+    that fit. Libraries take half a GiB of it, and 8 bytes for each row are mapped from files. By default half of the
+    machine's, though little of it is taken. What is made does not depend on it."""
+    scratch: Path | None = None
+    """Folder for the rows that are sorted on disk, about 100 bytes for each of the logs; by default in the workspace.
+    With --scheduler ray all machines must see it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +84,7 @@ class PrepareOptions(LogOptions):
             raise ConfigError(f"--split {_words(self.split)} with --test: the split is given: leave out one")
         if abs(sum(self.split) - 1) > 1e-9 or self.split[0] == 0:
             raise ConfigError(f"--split {_words(self.split)}: shares must sum to 1 and training needs more than 0")
+        limit_of(self.memory_limit)
         self._check_labels()
         self._check_names()
 

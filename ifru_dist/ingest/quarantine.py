@@ -2,7 +2,8 @@
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,33 +56,43 @@ def bad_lines(path: Path, malformed: Sequence[MalformedRecord]) -> pa.Table:
     return _table(path, numbers, pa.repeat("bad_line", len(lines)), {"line": text})
 
 
-def count_reasons(bad: pa.Table) -> dict[str, int]:
+def count_reasons(bad: pa.Table) -> Counter[str]:
     """How many rows are bad for each reason."""
     counts = pc.value_counts(bad.column("reason")).to_pylist()
-    return {item["values"]: item["counts"] for item in sorted(counts, key=lambda item: item["values"])}
+    return Counter({item["values"]: item["counts"] for item in counts})
 
 
-def write_quarantine(path: Path, bad: pa.Table) -> None:
-    """Write the quarantine file, whole or not at all; it is there, without rows, when nothing was bad."""
+def write_quarantine(path: Path, tables: Iterable[pa.Table]) -> int:
+    """Write the quarantine file, whole or not at all; it is there, without rows, when nothing was bad.
+
+    Returns:
+        Rows that it holds.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".writing-{os.getpid()}-{secrets.token_hex(4)}")
+    n_rows = 0
     try:
-        pq.write_table(bad, aside)
+        with pq.ParquetWriter(aside, QUARANTINE) as writer:
+            for table in tables:
+                writer.write_table(table)
+                n_rows += len(table)
         aside.rename(path)
     finally:
         aside.unlink(missing_ok=True)
+    return n_rows
 
 
-def check_share(bad: pa.Table, n_read: int, max_share: float, path: Path) -> None:
+def check_share(reasons: Counter[str], n_read: int, max_share: float, path: Path) -> None:
     """Stop when too many rows are bad.
 
     Raises:
         InputError: naming the share, the counts by reason, and the quarantine file.
     """
-    if len(bad) > max_share * n_read:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in count_reasons(bad).items())
+    n_bad = reasons.total()
+    if n_bad > max_share * n_read:
+        counts = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items()))
         raise InputError(
-            f"{len(bad):,} of {n_read:,} rows ({len(bad) / n_read:.2%}) cannot be used ({reasons}), more than "
+            f"{n_bad:,} of {n_read:,} rows ({n_bad / n_read:.2%}) cannot be used ({counts}), more than "
             f"--max-bad-share {max_share} allows: see {path}, then repair the logs or allow more"
         )
 

@@ -4,6 +4,7 @@ import csv
 import glob
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +15,10 @@ from ifru_dist.errors import InputError, reason_of
 
 CSV_BLOCK_BYTES = 8 << 20
 """A quoted value that spans lines must fit into two blocks."""
+CSV_BYTES_PER_ROW = 20
+"""About; only how work is divided depends on it."""
+PARQUET_BUFFER_BYTES = 1 << 20
+"""Of a column that is read ahead."""
 CSV_HEADER_RECORDS = 2
 """Arrow counts records from 1 and the header is the first."""
 
@@ -55,9 +60,10 @@ class LogFile:
     def fragments(self) -> "list[Fragment]":
         """What is read at a time: a row group of a Parquet file, a CSV file as a whole (in blocks)."""
         if self.row_groups is None:
-            return [Fragment(self.path, None, 0)]
-        starts = [sum(self.row_groups[:group]) for group in range(len(self.row_groups))]
-        return [Fragment(self.path, group, start) for group, start in enumerate(starts)]
+            return [Fragment(self.path, None, 0, self.path.stat().st_size // CSV_BYTES_PER_ROW)]
+        starts = accumulate(self.row_groups, initial=0)
+        groups = enumerate(zip(starts, self.row_groups, strict=False))
+        return [Fragment(self.path, group, start, n_rows) for group, (start, n_rows) in groups]
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,8 @@ class Fragment:
     """None: a CSV file."""
     first_row: int
     """Number of the fragment's first row in its file."""
+    n_rows: int
+    """Rows, malformed ones too; of a CSV file about."""
 
 
 @dataclass(frozen=True)
@@ -117,13 +125,16 @@ def open_file(path: Path) -> LogFile:
         raise _unreadable(path, "Parquet", error) from error
 
 
-def read_fragment(fragment: Fragment, columns: Columns, malformed: list[MalformedRecord]) -> Iterator[pa.RecordBatch]:
+def read_fragment(
+    fragment: Fragment, columns: Columns, malformed: list[MalformedRecord], most_rows: int
+) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a fragment as batches whose columns are named by role.
 
     Args:
         fragment: What to read.
         columns: Names in the file.
         malformed: Receives the CSV records that are left out of the batches.
+        most_rows: Of a batch; one of a CSV file is what a block of it holds.
 
     Raises:
         InputError: the file is damaged.
@@ -133,19 +144,19 @@ def read_fragment(fragment: Fragment, columns: Columns, malformed: list[Malforme
     try:
         batches = _csv_batches(fragment, list(names.values()), malformed)
         if fragment.row_group is not None:
-            batches = _parquet_batches(fragment.path, fragment.row_group, list(names.values()))
+            batches = _parquet_batches(fragment.path, fragment.row_group, list(names.values()), most_rows)
         for batch in batches:
             yield batch.select(list(names.values())).rename_columns(list(names))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(fragment.path, kind, error) from error
 
 
-def _parquet_batches(path: Path, row_group: int, names: list[str]) -> Iterator[pa.RecordBatch]:
-    """The batches of one row group."""
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        table = file.read_row_group(row_group, columns=names, use_threads=False)
-        table.validate(full=True)  # text and offsets of a damaged file are not checked by its reader
-        yield from table.to_batches()
+def _parquet_batches(path: Path, row_group: int, names: list[str], most_rows: int) -> Iterator[pa.RecordBatch]:
+    """The batches of one row group, which is never decoded as a whole."""
+    with pq.ParquetFile(path, page_checksum_verification=True, buffer_size=PARQUET_BUFFER_BYTES) as file:
+        for batch in file.iter_batches(most_rows, row_groups=[row_group], columns=names, use_threads=False):
+            batch.validate(full=True)  # text and offsets of a damaged file are not checked by its reader
+            yield batch
 
 
 def _csv_batches(fragment: Fragment, names: list[str], malformed: list[MalformedRecord]) -> Iterator[pa.RecordBatch]:

@@ -1,48 +1,50 @@
-"""Leaving out the rows of logs that name what was erased before: a warehouse still holds it."""
+"""Leaving out the rows of logs that name what was erased before: a warehouse still holds it.
 
-from dataclasses import dataclass
+A row counts under the first of user, item and interaction that holds for it. These tasks hold the list's key, so they
+run in the job's own process only.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ifru_dist.ingest.identifiers import CodedIds
-from ifru_dist.ingest.reading import Rows
+from ifru_dist.ingest.spilling import mapped
+from ifru_dist.ingest.vocabulary import Vocabulary
 from ifru_dist.workspace.suppression import SuppressionList
 
-
-@dataclass(frozen=True)
-class LeftOut:
-    """The rows that are suppressed."""
-
-    rows: NDArray[np.bool_]
-    """Mask (rows,)."""
-    counts: dict[str, int]
-    """Rows by scope: user, item or interaction; a row counts under the first of these that holds for it."""
+SCOPES = ("user", "item", "interaction")
 
 
-def suppressed_rows(rows: Rows, listed: SuppressionList) -> LeftOut:
-    """Find the rows whose user, item or pair is on the list; each distinct one is looked up once."""
-    texts = [_texts(ids) for ids in (rows.users, rows.items)]
-    by_user = listed.holds_users(texts[0])[rows.users.codes]
-    by_item = listed.holds_items(texts[1])[rows.items.codes] & ~by_user
-    by_pair = _named_pairs(rows, np.flatnonzero(~(by_user | by_item)), texts, listed)
-    masks = {"user": by_user, "item": by_item, "interaction": by_pair}
-    return LeftOut(by_user | by_item | by_pair, {scope: int(mask.sum()) for scope, mask in masks.items()})
+def suppressed_ids(vocabulary: Vocabulary, table: int, bucket: int, listed: SuppressionList) -> NDArray[np.bool_]:
+    """Mask (n,) of the users (table 0) or items (table 1) in a bucket of the vocabulary that are on the list."""
+    holds = (listed.holds_users, listed.holds_items)[table]
+    return holds(vocabulary.ids(bucket).cast("large_string").to_pylist())
 
 
-def _named_pairs(
-    rows: Rows, left: NDArray[np.int64], texts: list[list[str]], listed: SuppressionList
+def suppressed_rows(
+    codes: Sequence[NDArray[np.int32]], masks: Sequence[Path]
+) -> tuple[NDArray[np.bool_], dict[str, int]]:
+    """Mask (n,) of the rows whose user or item is on the list, and how many there are for either.
+
+    Args:
+        codes: Of users and of items (n,).
+        masks: Files of the masks (ids,) of users and of items.
+    """
+    by_user, by_item = (mapped(path)[column] for path, column in zip(masks, codes, strict=True))
+    by_item &= ~by_user
+    return by_user | by_item, {"user": int(by_user.sum()), "item": int(by_item.sum())}
+
+
+def suppressed_pairs(
+    users: NDArray[np.int32], items: NDArray[np.int32], vocabularies: Sequence[Vocabulary], listed: SuppressionList
 ) -> NDArray[np.bool_]:
-    """Mask (rows,) of the rows, among some (positions), whose pair is on the list."""
-    n_items = len(texts[1])
-    keys = rows.users.codes[left].astype(np.int64) * n_items + rows.items.codes[left]
-    distinct, number = np.unique(keys, return_inverse=True)
-    held = listed.holds_pairs(texts[0], texts[1], np.stack(np.divmod(distinct, n_items), axis=1))
-    mask = np.zeros(len(rows), dtype=bool)
-    mask[left] = held[number]
-    return mask
-
-
-def _texts(ids: CodedIds) -> list[str]:
-    """Distinct ids as requests write them."""
-    return ids.ids.cast("large_string").to_pylist()
+    """Mask (n,) of the rows whose pair is on the list; each distinct user, item and pair is looked up once."""
+    distinct, texts = [], []
+    for codes, vocabulary in zip((users, items), vocabularies, strict=False):
+        used, numbers = np.unique(codes, return_inverse=True)
+        texts.append(vocabulary.take(used).cast("large_string").to_pylist())
+        distinct.append(numbers.astype(np.int64))
+    keys, number = np.unique(distinct[0] * len(texts[1]) + distinct[1], return_inverse=True)
+    return listed.holds_pairs(texts[0], texts[1], np.stack(np.divmod(keys, len(texts[1])), axis=1))[number]

@@ -11,7 +11,7 @@ from ifru_dist.ingest.options import LogOptions, PrepareOptions
 from ifru_dist.ingest.preparing import Prepared, prepare
 from ifru_dist.pipelines.joining import Joined, joined
 from ifru_dist.pipelines.progress import say
-from ifru_dist.pipelines.scheduling import SchedulerName, dask_scheduler
+from ifru_dist.pipelines.scheduling import SchedulerName, dask_scheduler, spill_folder
 from ifru_dist.pipelines.suppressing import key_and_list
 from ifru_dist.workspace.appending import appended_data
 from ifru_dist.workspace.commits import commit_append
@@ -119,7 +119,8 @@ class _AppendJob:
         """What the logs hold, without what was erased; nor does the quarantine file hold that."""
         options = _prepare_options(self._config, self._version.layout.tables)
         with dask_scheduler(self._config.scheduler) as scheduler:
-            return prepare(options, scheduler, quarantine, say, self._listed)
+            scratch = spill_folder(self._workspace, self._config.scratch)
+            return prepare(options, scheduler, quarantine, say, self._listed, scratch)
 
     def _summary(self, found: Joined) -> dict[str, Any]:
         """What is appended, in numbers."""

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,11 +15,12 @@ from ifru_dist.errors import InputError
 from ifru_dist.evaluation.report import check_output, write_report
 from ifru_dist.ingest.identifiers import written_as_floats
 from ifru_dist.ingest.options import PrepareOptions
-from ifru_dist.ingest.preparing import Prepared, prepare
+from ifru_dist.ingest.preparing import Preparation, preparing
+from ifru_dist.ingest.spooled import Spooled
 from ifru_dist.pipelines.progress import say
-from ifru_dist.pipelines.scheduling import SchedulerName, dask_scheduler
+from ifru_dist.pipelines.scheduling import SchedulerName, dask_scheduler, spill_folder
 from ifru_dist.pipelines.suppressing import key_and_list
-from ifru_dist.workspace.dataset import Dataset, require_unused, write_dataset
+from ifru_dist.workspace.dataset import commit_first, require_unused
 from ifru_dist.workspace.keys import copy_key, create_key, fingerprint
 from ifru_dist.workspace.layout import MAX_PARTITIONS
 from ifru_dist.workspace.store import Workspace
@@ -66,14 +67,16 @@ def preprocess(config: PreprocessConfig) -> None:
         require_unused(workspace)
         key, listed = _key_and_list(config, workspace)
         quarantine = config.quarantine or workspace.root / "quarantine" / "rows.parquet"
-        with dask_scheduler(config.scheduler) as scheduler:
-            prepared = prepare(config, scheduler, quarantine, say, listed)
-        dataset = replace(prepared.dataset, key_fingerprint=fingerprint(key))
-        _check_spelling(config, dataset)
-        if listed is not None:
-            dataset = replace(dataset, suppressed=listed.digests)
-        writing = time.perf_counter()
-        version = write_dataset(workspace, dataset, config.partitions).version
+        with (
+            dask_scheduler(config.scheduler) as scheduler,
+            preparing(config, scheduler, quarantine, spill_folder(workspace, config.scratch), say, listed) as prepared,
+        ):
+            _check_spelling(config, prepared.spooled)
+            writing = time.perf_counter()
+            files = prepared.write(workspace.root, config.partitions)
+        # The version is there when nothing else is: what was sorted on disk, with all ids in it, is gone.
+        digests = () if listed is None else listed.digests
+        version = commit_first(workspace, files, fingerprint(key), digests, prepared.counts).version
         end = time.perf_counter()
     seconds = {**prepared.seconds, "write": end - writing, "total": end - start}
     report = {
@@ -103,7 +106,7 @@ def _key_and_list(config: PreprocessConfig, workspace: Workspace) -> tuple[bytes
     return key, listed
 
 
-def _check_spelling(config: PreprocessConfig, dataset: Dataset) -> None:
+def _check_spelling(config: PreprocessConfig, found: Spooled) -> None:
     """Say that ids look like integers that pandas wrote as floats; refuse them where erasures were of integers.
 
     Raises:
@@ -111,7 +114,7 @@ def _check_spelling(config: PreprocessConfig, dataset: Dataset) -> None:
     """
     old = None if config.suppressed_by is None else open_version(Workspace(config.suppressed_by))
     for table, name in enumerate(("user", "item")):
-        ids, before = dataset.ids[table], None if old is None else old.ids(table)
+        ids, before = found.ids(table), None if old is None else old.ids(table)
         floats = written_as_floats(ids)
         if before is not None and _other_spelling(ids, before):
             there, here = ("12", "12.0") if floats else ("12.0", "12")
@@ -149,7 +152,7 @@ def _nothing_left_of_a_refusal(workspace: Workspace, key_file: Path, *, is_new: 
         raise
 
 
-def _summary(prepared: Prepared, report: dict[str, Any]) -> str:
+def _summary(prepared: Preparation, report: dict[str, Any]) -> str:
     """The counts as a table, in Markdown."""
     counts = prepared.counts
     lines = {

@@ -11,6 +11,9 @@ DATA_FOLDERS = ("ids", "split", "examples", "graph", "tables", "requests", "supp
 _ASIDE_FOLDERS = ("versions", "quarantine")
 """Where files are written aside, too."""
 
+SPILL_FOLDER = f"{REMNANT}rows"
+"""Where jobs that read logs sort rows on disk; it is gone when they end, unless they were killed."""
+
 
 def retained_files(workspace: Workspace, retained_from: int) -> list[FileEntry]:
     """Every file that a version from this one on lists, each once."""
@@ -24,7 +27,7 @@ def unlisted_files(workspace: Workspace, listed: Iterable[FileEntry]) -> list[Pa
     The caller holds the lock, so no writer's attempt is still under way.
     """
     root, names = workspace.root, {entry.path for entry in listed}
-    inner = [path for folder in DATA_FOLDERS for path in (root / folder).rglob("*")]
+    inner = [path for folder in (*DATA_FOLDERS, SPILL_FOLDER) for path in (root / folder).rglob("*")]
     found = [path for path in inner if _is_file(path) and path.relative_to(root).as_posix() not in names]
     aside = [path for folder in _ASIDE_FOLDERS for path in (root / folder).glob(f"{REMNANT}*")]
     return sorted([*found, *(path for path in aside if _is_file(path))])

@@ -8,8 +8,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ifru_dist.ingest.memory import Budget
 from ifru_dist.ingest.options import PrepareOptions
-from ifru_dist.ingest.preparing import Prepared, prepare
+from ifru_dist.ingest.preparing import Prepared, prepare, preparing
 from ifru_dist.interactions import Interactions
 from ifru_dist.workspace.dataset import Dataset
 
@@ -32,10 +33,16 @@ def write_csv(folder: Path, frames: Sequence[pd.DataFrame]) -> Path:
     return folder
 
 
-def prepared(logs: Path, tmp: Path, scheduler: str = "threads", **options: Any) -> Prepared:
-    """Run the preparation quietly."""
-    chosen = {"positive_threshold": 3.0, "max_bad_share": 1.0} | options
-    return prepare(PrepareOptions(logs=str(logs), **chosen), scheduler, tmp / "bad.parquet", say=lambda line: None)
+def prepared(
+    logs: Path, tmp: Path, scheduler: str = "threads", budget: Budget | None = None, **options: Any
+) -> Prepared:
+    """Run the preparation quietly, perhaps with chunks and buckets of a given size."""
+    chosen = PrepareOptions(logs=str(logs), **{"positive_threshold": 3.0, "max_bad_share": 1.0} | options)
+    bad = tmp / "bad.parquet"
+    if budget is None:
+        return prepare(chosen, scheduler, bad, say=lambda line: None)
+    with preparing(chosen, scheduler, bad, tmp / "scratch", lambda line: None, budget=budget) as found:
+        return Prepared(found.spooled.in_memory(found.counts), found.counts, found.seconds)
 
 
 def examples(dataset: Dataset, part: Interactions) -> list[tuple[Any, ...]]:

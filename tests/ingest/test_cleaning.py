@@ -8,7 +8,7 @@ import pytest
 
 from ifru_dist.errors import InputError
 from ifru_dist.ingest import sources
-from ifru_dist.ingest.cleaning import LabelRule, Part, read_part
+from ifru_dist.ingest.cleaning import LabelRule, Part, read_parts
 from ifru_dist.ingest.quarantine import QUARANTINE
 from ifru_dist.ingest.sources import Columns, open_file
 
@@ -17,7 +17,15 @@ _RATINGS = LabelRule(threshold=3.0)
 
 
 def _parts(path: Path, columns: Columns = _COLUMNS, rule: LabelRule = _RATINGS) -> list[Part]:
-    return [read_part(fragment, columns, rule) for fragment in open_file(path).fragments()]
+    """What the fragments of a file gave, each as one part."""
+    fragments = [list(read_parts(fragment, columns, rule)) for fragment in open_file(path).fragments()]
+    return [
+        Part(
+            pa.concat_tables([part.rows for part in parts if part.rows.column_names]),
+            pa.concat_tables([part.bad for part in parts]),
+        )
+        for parts in fragments
+    ]
 
 
 def test_every_bad_row_of_a_csv_file_is_quarantined_with_reason_and_number(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ifru_dist.errors import ConfigError, InputError
+from ifru_dist.ingest.memory import Budget
 from ifru_dist.ingest.options import PrepareOptions
-from ifru_dist.ingest.preparing import prepare
-from ifru_dist.workspace.dataset import write_dataset
+from ifru_dist.ingest.preparing import prepare, preparing
+from ifru_dist.workspace.dataset import commit_first, write_dataset
 from ifru_dist.workspace.store import Workspace
 from tests.ingest.eager import prepare_eagerly, usable
 from tests.ingest.logs import all_examples, prepared, write_csv, write_parquet
@@ -41,10 +42,16 @@ def _logs(draw: Any) -> list[pd.DataFrame]:
     split=st.sampled_from([(0.6, 0.2, 0.2), (0.8, 0.0, 0.2), (0.34, 0.33, 0.33), (1.0, 0.0, 0.0)]),
     seed=st.integers(0, 5),
     row_group_size=st.integers(1, 9),
+    budget=st.builds(Budget, chunk_rows=st.integers(1, 100), bucket_rows=st.integers(1, 100)),
 )
 @settings(max_examples=60, deadline=None)
-def test_dask_gives_what_eager_pandas_gives(
-    frames: list[pd.DataFrame], k: int, split: tuple[float, float, float], seed: int, row_group_size: int
+def test_any_chunks_and_buckets_give_what_eager_pandas_gives(
+    frames: list[pd.DataFrame],
+    k: int,
+    split: tuple[float, float, float],
+    seed: int,
+    row_group_size: int,
+    budget: Budget,
 ) -> None:
     fields = tuple(name for name in ("hour", "device") if name in frames[0])
     expected = prepare_eagerly(pd.concat(frames, ignore_index=True), 3.0, k, split, seed, fields)
@@ -54,9 +61,9 @@ def test_dask_gives_what_eager_pandas_gives(
         options = {"k_core": k, "split": split, "seed": seed, "fields": fields}
         if not expected.parts["train"]:
             with pytest.raises(InputError):
-                prepared(logs, Path(name), **options)
+                prepared(logs, Path(name), budget=budget, **options)
             return
-        actual = prepared(logs, Path(name), **options)
+        actual = prepared(logs, Path(name), budget=budget, **options)
         n_quarantined = pq.read_metadata(Path(name) / "bad.parquet").num_rows
     assert all_examples(actual.dataset) == expected.parts
     assert actual.dataset.tables == ("user", "item", *fields)
@@ -105,6 +112,125 @@ def test_csv_and_parquet_give_the_same_files(tmp_path: Path) -> None:
         with workspace.lock("test"):
             written.append(write_dataset(workspace, prepared(logs, tmp_path, k_core=3).dataset, partitions=7))
     assert [entry.sha256 for entry in written[0].files()] == [entry.sha256 for entry in written[1].files()]
+
+
+_TEXTS = pd.Series([f"user {number}" for number in range(200)])
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "synchronous"])
+@pytest.mark.parametrize("fields", [(), ("hour",)])
+@pytest.mark.parametrize("budget", [Budget(40, 90), Budget(200, 25), Budget(10**6, 10**6)])
+def test_the_files_are_those_of_the_data_in_memory_whatever_the_budget(
+    tmp_path: Path, budget: Budget, fields: tuple[str, ...], scheduler: str
+) -> None:
+    frames = [frame.assign(hour=frame["item"] % 5, user=_TEXTS[frame["user"]].to_numpy()) for frame in _frames(7)]
+    logs = write_parquet(tmp_path / "logs", frames, row_group_size=37)
+    options = {"k_core": 3, "fields": fields}
+    expected, found = Workspace(tmp_path / "in-memory"), Workspace(tmp_path / "spilled")
+    with expected.lock("test"):
+        write_dataset(expected, prepared(logs, tmp_path, **options).dataset, partitions=7)
+    chosen = PrepareOptions(logs=str(logs), positive_threshold=3.0, **options)
+    spilled = tmp_path / "scratch"
+    with found.lock("test"):
+        with preparing(
+            chosen, scheduler, tmp_path / "bad.parquet", spilled, lambda line: None, budget=budget
+        ) as preparation:
+            files = preparation.write(found.root, partitions=7)
+        commit_first(found, files, None, (), preparation.counts)
+    assert not spilled.exists()
+    assert found.manifest().extra == expected.manifest().extra
+    assert found.manifest().files() == expected.manifest().files()
+    found.verify(found.manifest())
+
+
+@pytest.mark.parametrize("partitions", [1, 300])
+def test_partitions_without_rows_and_a_single_one_are_written(tmp_path: Path, partitions: int) -> None:
+    logs = write_parquet(tmp_path / "logs", _frames(8))
+    expected, found = Workspace(tmp_path / "in-memory"), Workspace(tmp_path / "spilled")
+    with expected.lock("test"):
+        write_dataset(expected, prepared(logs, tmp_path).dataset, partitions)
+    chosen = PrepareOptions(logs=str(logs), positive_threshold=3.0)
+    place = tmp_path / "bad.parquet", tmp_path / "scratch", lambda line: None
+    with preparing(chosen, "threads", *place, budget=Budget(64, 50)) as preparation, found.lock("test"):
+        commit_first(found, preparation.write(found.root, partitions), None, (), {})
+    assert found.manifest().files() == expected.manifest().files()
+
+
+def test_a_given_split_does_not_depend_on_the_budget(tmp_path: Path) -> None:
+    names = {"train": "logs", "valid": "valid", "test": "test"}
+    for seed, name in enumerate(names):
+        write_parquet(tmp_path / name, _frames(seed), row_group_size=50)
+    given = {name: str(tmp_path / name) for name in ("valid", "test")}
+    results = [
+        prepared(tmp_path / "train", tmp_path, budget=budget, **given)
+        for budget in (None, Budget(100, 150), Budget(500, 60))
+    ]
+    for result in results[1:]:
+        assert all_examples(result.dataset) == all_examples(results[0].dataset)
+        assert result.counts == results[0].counts
+
+
+def test_a_folder_with_one_file_cut_off_is_refused_by_its_name(tmp_path: Path) -> None:
+    frames = [frame for seed in range(50) for frame in _frames(seed)]
+    logs = write_parquet(tmp_path / "logs", frames)
+    whole = (logs / "part-57.parquet").read_bytes()
+    (logs / "part-57.parquet").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"part-57\.parquet cannot be read as Parquet"):
+        prepared(logs, tmp_path)
+
+
+def test_a_page_that_was_altered_is_found_while_reading_and_its_file_is_named(tmp_path: Path) -> None:
+    logs = write_parquet(tmp_path / "logs", [_frames(seed)[0] for seed in range(20)])
+    path = logs / "part-13.parquet"
+    pq.write_table(pq.read_table(path), path, write_page_checksum=True, compression="none", use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    content[200] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"part-13\.parquet cannot be read as Parquet"):
+        prepared(logs, tmp_path, budget=Budget(64, 64))
+    assert not (tmp_path / "scratch").exists()
+
+
+@pytest.mark.parametrize(
+    ("column", "told"), [("user", "ids in column 'user' are integers in .* but strings in"), ("item", "strings")]
+)
+def test_an_id_column_that_changes_its_type_half_way_names_both_files(tmp_path: Path, column: str, told: str) -> None:
+    write_parquet(tmp_path / "logs", [_frames(seed)[0] for seed in range(9)])
+    path = tmp_path / "logs" / "part-5.parquet"
+    table = pq.read_table(path)
+    at = table.column_names.index(column)
+    pq.write_table(table.set_column(at, column, table.column(column).cast(pa.string())), path)
+    with pytest.raises(InputError, match=rf"{told}[^:]*part-5\.parquet: write all files with the same type"):
+        prepared(tmp_path / "logs", tmp_path)
+
+
+def test_a_rating_column_of_another_type_half_way_is_read_and_what_is_no_number_set_apart(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "logs", [_frames(seed)[0] for seed in range(6)])
+    expected = prepared(tmp_path / "logs", tmp_path)
+    path = tmp_path / "logs" / "part-3.parquet"
+    table = pq.read_table(path)
+    texts = [*map(str, table.column("rating").to_pylist()[:-1]), "five"]
+    pq.write_table(table.set_column(2, "rating", pa.array(texts)), path)
+    found = prepared(tmp_path / "logs", tmp_path, budget=Budget(64, 64))
+    assert found.counts["quarantined"] == {"bad_rating": 1}
+    assert found.counts["rows_read"] == expected.counts["rows_read"]
+    assert pq.read_table(tmp_path / "bad.parquet").column("file").to_pylist() == [str(path)]
+
+
+def test_of_one_per_cent_null_ids_every_one_is_set_apart_and_nothing_else_is_lost(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    users = [None if rng.random() < 0.01 else int(rng.integers(0, 99)) for _ in range(20_000)]
+    frame = pd.DataFrame({"user": pd.Series(users, dtype=object), "item": range(20_000), "rating": 5.0})
+    logs = write_parquet(tmp_path / "logs", [frame[:9000], frame[9000:]], row_group_size=700)
+    counts = prepared(logs, tmp_path, budget=Budget(900, 500), max_bad_share=0.02).counts
+    bad = pq.read_table(tmp_path / "bad.parquet").to_pylist()
+    gone = [row for row, user in enumerate(users) if user is None]
+    expected = [("part-0.parquet", row) if row < 9000 else ("part-1.parquet", row - 9000) for row in gone]
+    assert len(expected) > 150
+    assert [(Path(row["file"]).name, row["row"]) for row in bad] == expected
+    assert {row["reason"] for row in bad} == {"null_user"}
+    kept = counts["train"] + counts["valid"] + counts["test"] + sum(counts["dropped_unseen"].values())
+    assert kept == 20_000 - len(expected)
 
 
 def test_ids_are_sorted_and_keep_their_kind(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ def _bad(n_rows: int) -> pa.Table:
 def test_the_file_replaces_an_older_one_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "new" / "rows.parquet"
     for n_rows in (3, 0, 2):
-        write_quarantine(path, _bad(n_rows))
+        write_quarantine(path, [_bad(n_rows)])
         table = pq.read_table(path)
         assert table.schema.equals(QUARANTINE)
         assert table.column("line").to_pylist() == [f"line {row}" for row in range(n_rows)]
@@ -29,9 +29,9 @@ def test_reasons_are_counted() -> None:
 
 
 def test_the_share_may_be_reached_but_not_passed(tmp_path: Path) -> None:
-    check_share(_bad(1), 100, 0.01, tmp_path)
-    check_share(_bad(0), 100, 0.0, tmp_path)
+    check_share(count_reasons(_bad(1)), 100, 0.01, tmp_path)
+    check_share(count_reasons(_bad(0)), 100, 0.0, tmp_path)
     with pytest.raises(
         InputError, match=r"2 of 100 rows \(2.00%\) cannot be used \(2 bad_line\).*--max-bad-share 0.01"
     ):
-        check_share(_bad(2), 100, 0.01, tmp_path)
+        check_share(count_reasons(_bad(2)), 100, 0.01, tmp_path)

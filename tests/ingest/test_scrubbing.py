@@ -24,7 +24,7 @@ def _scrubbed(
 ) -> list[int]:
     """Positions of the rows that are gone."""
     numbered = [row | {"row": number} for number, row in enumerate(rows)]
-    write_quarantine(path, pa.Table.from_pylist(numbered, QUARANTINE))
+    write_quarantine(path, [pa.Table.from_pylist(numbered, QUARANTINE)])
     before = path.read_bytes()
     counts = scrub_quarantine(path, _erased(*erased), (integers, integers), dry_run=True)
     assert path.read_bytes() == before

@@ -17,7 +17,7 @@ def _read(path: Path) -> tuple[list[tuple[str, ...]], list[MalformedRecord]]:
     rows = [
         tuple(row.values())
         for fragment in open_file(path).fragments()
-        for batch in read_fragment(fragment, _COLUMNS, malformed)
+        for batch in read_fragment(fragment, _COLUMNS, malformed, 1000)
         for row in batch.to_pylist()
     ]
     return rows, malformed

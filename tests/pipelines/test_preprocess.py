@@ -1,5 +1,6 @@
 import json
 import re
+import signal
 import stat
 import subprocess
 import sys
@@ -13,8 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from ifru_dist.errors import ConfigError, InputError, WorkspaceBusyError, WorkspaceError
+from ifru_dist.ingest import memory
 from ifru_dist.pipelines.preprocess import PreprocessConfig, preprocess
 from ifru_dist.workspace.store import Workspace
+from ifru_dist.workspace.vacuum import SPILL_FOLDER
 from ifru_dist.workspace.version import open_version
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -163,6 +166,82 @@ def test_such_integers_in_csv_stay_texts_with_a_note(tmp_path: Path, capsys: pyt
         assert "table item" not in told
     assert pa.types.is_integer(open_version(Workspace(tmp_path / "int")).ids(0).type)
     assert "0.0" in open_version(Workspace(tmp_path / "float")).ids(0).to_pylist()
+
+
+_KILLED = """
+import os, signal, sys
+from importlib import import_module
+from pathlib import Path
+from ifru_dist.pipelines.preprocess import PreprocessConfig, preprocess
+module, name, logs, workspace = sys.argv[1:]
+killed = lambda *arguments, **options: os.kill(os.getpid(), signal.SIGKILL)
+setattr(import_module(module), name, killed)
+preprocess(PreprocessConfig(logs=logs, workspace=Path(workspace), positive_threshold=5.0, partitions=8))
+"""
+"""A job that dies where it would call a function."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("ifru_dist.ingest.gathering", "settle_bucket"),
+        ("ifru_dist.ingest.spooled", "write_degrees"),
+        ("ifru_dist.pipelines.preprocess", "commit_first"),
+    ],
+)
+def test_a_killed_job_leaves_nothing_that_opens_and_the_next_run_starts_anew(
+    tmp_path: Path, module: str, name: str
+) -> None:
+    _logs(tmp_path / "logs.parquet")
+    preprocess(_config(tmp_path, workspace=tmp_path / "undisturbed"))
+    command = [sys.executable, "-c", _KILLED, module, name, str(tmp_path / "logs.parquet"), str(tmp_path / "ws")]
+    killed = subprocess.run(command, cwd=_ROOT, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    with pytest.raises(WorkspaceError, match="holds no workspace"):
+        open_version(Workspace(tmp_path / "ws"))
+    assert (tmp_path / "ws" / SPILL_FOLDER).exists() == (name != "commit_first")
+    preprocess(_config(tmp_path))
+    assert not (tmp_path / "ws" / SPILL_FOLDER).exists()
+    expected, found = (Workspace(tmp_path / folder).manifest() for folder in ("undisturbed", "ws"))
+    assert found.files() == expected.files()
+
+
+def test_a_tiny_memory_limit_and_another_scratch_folder_give_the_same_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = pd.concat([pd.read_parquet(_logs(tmp_path / "logs.parquet")) for _ in range(10)])
+    frame["item"] = np.arange(len(frame)) * 7 % 150
+    frame.to_parquet(tmp_path / "logs.parquet", row_group_size=300)
+    monkeypatch.setattr(memory, "_CHUNK_ROWS", range(64, 1 << 20))
+    monkeypatch.setattr(memory, "_BUCKET_ROWS", range(64, 1 << 20))
+    limits = {"tiny": "1B", "large": "16GiB", "own": None}
+    for name, limit in limits.items():
+        preprocess(_config(tmp_path, workspace=tmp_path / name, memory_limit=limit, k_core=2))
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch" / "mine").write_text("stays")
+    preprocess(
+        _config(tmp_path, workspace=tmp_path / "elsewhere", memory_limit="1B", scratch=tmp_path / "scratch", k_core=2)
+    )
+    assert capsys.readouterr().out.count("note: the memory limit leaves little beside the") == 2
+    assert [path.name for path in (tmp_path / "scratch").iterdir()] == ["mine"]
+    manifests = [Workspace(tmp_path / name).manifest() for name in (*limits, "elsewhere")]
+    assert all(manifest.files() == manifests[0].files() for manifest in manifests)
+    assert all(manifest.extra == manifests[0].extra for manifest in manifests)
+
+
+def test_a_memory_limit_that_is_no_size_leaves_no_trace(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--memory-limit much is no size"):
+        preprocess(_config(tmp_path, memory_limit="much"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_scratch_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    _logs(tmp_path / "logs.parquet")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file.* cannot take the rows that are sorted on disk .* by --scratch"):
+        preprocess(_config(tmp_path, scratch=tmp_path / "file"))
+    assert not (tmp_path / "ws").exists()
 
 
 def test_contradicting_options_leave_no_trace(tmp_path: Path) -> None:
