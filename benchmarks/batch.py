@@ -14,7 +14,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
-import tyro
 from pydantic import Field
 
 from benchmarks.protocol import BOOKCROSSING, DATA_FOLDER, require_data
@@ -24,6 +23,7 @@ from ifru_dist.config import validated
 from ifru_dist.interactions import Interactions
 from ifru_dist.pipelines.benchmark_scratch import scratch_copy
 from ifru_dist.pipelines.benchmark_training import retraining_report
+from ifru_dist.pipelines.command import run_command
 from ifru_dist.pipelines.erasing import Eraser
 from ifru_dist.pipelines.gangs import Workers
 from ifru_dist.pipelines.requests import Request, read_requests
@@ -126,4 +126,4 @@ def _print(figures: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(Config, main)

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-import tyro
 from pydantic import Field
 from torch import Tensor
 
 from benchmarks.records import keep
 from ifru_dist.config import validated
 from ifru_dist.influence.kernels_numba import NumbaKernels
+from ifru_dist.pipelines.command import run_command
 
 SHARE_OF_FLOOR, SPEED_UP = 0.5, 2.0
 """What the product is to reach: of the floor, and over the best composition."""
@@ -184,4 +184,4 @@ def relative_error(values: Tensor, expected: Tensor) -> float:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(Config, main)

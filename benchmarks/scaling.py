@@ -17,7 +17,6 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import numpy as np
-import tyro
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -25,6 +24,7 @@ from benchmarks.records import keep
 from benchmarks.scaling_runs import Batch, Gang, figures, same_bits
 from benchmarks.synthetic import SyntheticConfig, generate
 from ifru_dist.config import validated
+from ifru_dist.pipelines.command import run_command
 from ifru_dist.pipelines.preprocess import PreprocessConfig, preprocess
 from ifru_dist.pipelines.progress import say
 from ifru_dist.pipelines.ray_session import ray_session
@@ -138,4 +138,4 @@ def drawn(version: Version, share: float, seed: int) -> Batch:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(Config, main)

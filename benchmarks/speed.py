@@ -11,7 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
 
-import tyro
 from pydantic import Field
 
 from benchmarks.jobs import run_job
@@ -19,6 +18,7 @@ from benchmarks.protocol import BOOKCROSSING, DATA_FOLDER, require_data
 from benchmarks.records import keep, kept
 from benchmarks.trial import Setting, Trial
 from ifru_dist.config import validated
+from ifru_dist.pipelines.command import run_command
 
 ModelName = Literal["mf", "lightgcn"]
 
@@ -64,4 +64,4 @@ def measured(config: Config, model: ModelName) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(Config, main)

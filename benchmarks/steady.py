@@ -18,7 +18,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
-import tyro
 from pydantic import Field
 
 from benchmarks.protocol import BOOKCROSSING, DATA_FOLDER, require_data
@@ -30,6 +29,7 @@ from ifru_dist.config import validated
 from ifru_dist.pipelines.benchmark_batches import BatchDraw
 from ifru_dist.pipelines.benchmark_cells import WatchedWorkers, measure_batch
 from ifru_dist.pipelines.benchmark_scratch import ended_by_signal, scratch_copy
+from ifru_dist.pipelines.command import run_command
 from ifru_dist.pipelines.erasing import EraseFlags, Eraser
 from ifru_dist.pipelines.progress import say
 from ifru_dist.workspace.store import Workspace
@@ -137,4 +137,4 @@ def _processes(workers: WatchedWorkers, eraser: Eraser) -> list[int]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(Config, main)

@@ -6,12 +6,12 @@ those of ``ifru_dist.influence.kernels``; ``result`` (n, d) starts at zero.
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from ifru_dist.influence.compiling import compiled
 from ifru_dist.influence.row_vectors import (
     EDGES_AHEAD,
     add_difference,
@@ -25,7 +25,6 @@ from ifru_dist.influence.row_vectors import (
     zero_row,
 )
 
-_COMPILE: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
 _RUN = 64
 """Edges that are summed in registers, in the type that is read, before they are added up in float64."""
 Floats = NDArray[np.floating]
@@ -47,7 +46,7 @@ class Loops(NamedTuple):
 def loops_for(width: int) -> Loops:
     """The loops for matrices of ``width`` columns; compiled at their first use, and kept on disk."""
 
-    @njit(**_COMPILE)
+    @compiled
     def weighted_difference(
         first: int,
         stop: int,
@@ -73,7 +72,7 @@ def loops_for(width: int) -> Loops:
                     total = add_difference(total, before, after)
                 add_to_row(result, row, total)
 
-    @njit(**_COMPILE)
+    @compiled
     def gauss_newton(
         first: int,
         stop: int,
@@ -107,7 +106,7 @@ def loops_for(width: int) -> Loops:
                 result[row, k] = total[0, k] + shift[row, 0] * vector[row, k]
                 total[0, k] = 0.0
 
-    @njit(**_COMPILE)
+    @compiled
     def moving_sum(
         first: int, stop: int, indptr: Indices, moving: Indices, weight: Floats, vector_halo: Floats, result: Floats
     ) -> None:
@@ -120,7 +119,7 @@ def loops_for(width: int) -> Loops:
                         total = add_scaled(total, weight[edge], load_row(vector_halo, other, width))
                 add_to_row(result, row, total)
 
-    @njit(**_COMPILE)
+    @compiled
     def row_blocks(
         indptr: Indices, col: Indices, weight: Floats, halo: Floats, chosen: Indices, result: Floats
     ) -> None:
@@ -148,7 +147,7 @@ def loops_for(width: int) -> Loops:
 def _weighted(width: int, *, squared: bool) -> Callable[..., None]:
     """The loop that sums weighted far ends, or their squares."""
 
-    @njit(**_COMPILE)
+    @compiled
     def weighted_sum(
         first: int, stop: int, indptr: Indices, col: Indices, weight: Floats, halo: Floats, result: Floats
     ) -> None:

@@ -9,14 +9,13 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from ifru_dist.influence.compiling import compiled
 from ifru_dist.models.losses import Loss
 
 Floats = NDArray[np.floating]
 
-_COMPILE: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
 _KINDS = {"bce": 0, "squared": 1}
 _FAR_OUT = 700.0
 """exp(-700) is nothing beside 1, and still a normal number."""
@@ -36,7 +35,7 @@ def loss_code(loss: Loss) -> tuple[int, float]:
     return _KINDS[loss.name], loss.temperature
 
 
-@njit(**_COMPILE)
+@compiled
 def derivatives(
     loss: tuple[int, float], score: Floats, label: Floats, bits: Any, value: Floats, error: Floats, bend: Floats
 ) -> None:
@@ -50,7 +49,7 @@ def derivatives(
         value[edge], error[edge], bend[edge] = 0.5 * temperature * gap * gap, gap, 1.0 / temperature
 
 
-@njit(**_COMPILE)
+@compiled
 def _cross_entropy(
     temperature: float, score: Floats, label: Floats, bits: Any, value: Floats, error: Floats, bend: Floats
 ) -> None:

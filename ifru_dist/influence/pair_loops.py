@@ -6,12 +6,12 @@ These are scores, losses and their derivatives, and the sums over each row's edg
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from ifru_dist.influence.compiling import compiled
 from ifru_dist.influence.edge_losses import derivatives
 from ifru_dist.influence.row_vectors import (
     EDGES_AHEAD,
@@ -26,7 +26,6 @@ from ifru_dist.influence.row_vectors import (
     zero_row,
 )
 
-_COMPILE: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
 _RUN = 64
 """Edges that are summed in registers, in the type that is read, before they are added up in float64."""
 _GROUP = 512
@@ -43,7 +42,7 @@ class PairLoops(NamedTuple):
     moved_pairs: Callable[..., None]
 
 
-@njit(**_COMPILE)
+@compiled
 def group_end(begin: int, stop: int, indptr: Indices) -> int:
     """The end of a group of rows that begins somewhere: one row, or several with few edges in all."""
     end = begin + 1
@@ -52,7 +51,7 @@ def group_end(begin: int, stop: int, indptr: Indices) -> int:
     return end
 
 
-@njit(**_COMPILE)
+@compiled
 def group_edges(first: int, stop: int, indptr: Indices) -> int:
     """As many edges as a group of rows may have."""
     most = _GROUP
@@ -65,7 +64,7 @@ def group_edges(first: int, stop: int, indptr: Indices) -> int:
 def pair_loops_for(width: int) -> PairLoops:
     """The loops for matrices of ``width`` columns; compiled at their first use, and kept on disk."""
 
-    @njit(**_COMPILE)
+    @compiled
     def pairs(
         first: int,
         stop: int,
@@ -112,7 +111,7 @@ def pair_loops_for(width: int) -> PairLoops:
                     add_to_row(diagonal, row, squares)
             begin = end
 
-    @njit(**_COMPILE)
+    @compiled
     def moved_pairs(
         first: int,
         stop: int,

@@ -61,7 +61,7 @@ class BenchmarkConfig(SolveFlags):
     """As for jobs/unlearn.py."""
     start_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     """How long to wait for room on the cluster."""
-    collective_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    collective_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 30.0
     """How long workers, or the coordinator, wait for a silent one before the gang is given up."""
     key_file: Path | None = None
     """Key of the audit digests; default: beside the workspace, its name with .key."""

@@ -55,7 +55,7 @@ def run_fresh_job(flags: EraseFlags, copy: Version, batch: Sequence[Request]) ->
     _write_requests(requests, batch)
     job = ("--workspace", str(copy.workspace.root), "--requests", str(requests), "--output", str(report))
     started = time.time()
-    _run([sys.executable, "-c", _JOB, *job, *options_of(flags)])
+    _run([sys.executable, "-P", "-c", _JOB, *job, *options_of(flags)])
     ended_s = time.time() - started
     committed = copy.workspace.manifest_path(number + 1).stat().st_ctime  # the name is linked to it when it is whole
     seconds = json.loads((report / REPORT_NAME).read_text())["seconds"]

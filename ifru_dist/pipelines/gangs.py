@@ -36,7 +36,7 @@ class GangFlags:
     """How often a failed gang is rebuilt and the work tried again."""
     start_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     """How long to wait for room on the cluster."""
-    collective_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    collective_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 30.0
     """How long workers, or the coordinator, wait for a silent one before the gang is given up."""
 
 

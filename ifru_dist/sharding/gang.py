@@ -1,6 +1,7 @@
 """The gang: Ray actors that solve together, torn down as a whole when one fails, and rebuilt for another attempt."""
 
 import contextlib
+import secrets
 import socket
 import sys
 import time
@@ -50,7 +51,7 @@ class _ShardActor:
         self._worker = Worker(plan)
 
     def rendezvous(self) -> str:
-        """A free ``host:port`` on this node, for the process group's store."""
+        """A free ``host:port`` on this node, at which rank 0 can listen."""
         with contextlib.closing(socket.socket()) as probe:
             probe.bind(("", 0))
             return f"{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"  # type: ignore[no-untyped-call]
@@ -93,7 +94,7 @@ class Gang:
             loaded = [actor.load.remote(plan, path) for actor, plan in zip(self._actors, plans, strict=True)]
             self._get(loaded, silence_s=options.start_timeout_s)  # their processes have to start first
             address = self._get(self._actors[0].rendezvous.remote())
-            self.call("connect", address)
+            self.call("connect", address, secrets.token_hex())
         except BaseException:
             self.close()
             raise

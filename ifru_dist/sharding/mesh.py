@@ -6,24 +6,18 @@ either side, and where cores are busy every thread waits for its turn: on two sh
 long a message is, so nothing but payload travels, and nothing at all between workers with nothing for each other.
 """
 
-import hmac
-import secrets
 import select
 import socket
-import time
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
+
+from ifru_dist.sharding.rendezvous import meet
 
 _LARGE_BYTES = 1 << 16
 """Vectors from this size on are added up in shares, so that what a worker sends does not grow with their number."""
-_TOKEN_BYTES = 16
-_HELLO_S = 5.0
-"""How long whoever connects may take to say who it is."""
 _IDLE_S = 60
 """After so long without a message the kernel asks for a sign of life: a gang stands idle from batch to batch."""
 
@@ -155,70 +149,14 @@ class Mesh:
             del receiving[peer]
 
 
-def join_mesh(address: str, rank: int, world_size: int, timeout_s: float) -> Mesh:
-    """Connect to all other workers, which find each other at ``host:port``, where rank 0 lists them.
+def join_mesh(address: str, secret: str, rank: int, world_size: int, timeout_s: float) -> Mesh:
+    """Connect to all other workers, who know the same secret and meet at ``host:port``, where rank 0 listens.
 
     Raises:
         TimeoutError: some worker did not come within the timeout.
-        RuntimeError: rank 0 did not.
+        ConnectionError: one was lost, or whoever listens at the address does not know the secret.
     """
-    host, port = address.rsplit(":", 1)
-    limit = timedelta(seconds=timeout_s)
-    store = dist.TCPStore(host, int(port), world_size, rank == 0, limit, wait_for_workers=False)  # type: ignore[attr-defined]
-    own, token = _own_address(host, int(port)), secrets.token_bytes(_TOKEN_BYTES)
-    family = socket.AF_INET6 if ":" in own else socket.AF_INET
-    with socket.create_server((own, 0), family=family, backlog=world_size) as server:
-        store.set(str(rank), f"{own} {server.getsockname()[1]} {token.hex()}")
-        # All are read before any is called: once all have called rank 0, nobody needs its list any more.
-        places = [store.get(str(peer)).decode().split() for peer in range(world_size)]
-        lines = {peer: _called(places[peer], rank, timeout_s) for peer in range(rank)}
-        return Mesh(rank, lines | _answered(server, token, set(range(rank + 1, world_size)), timeout_s), timeout_s)
-
-
-def _own_address(host: str, port: int) -> str:
-    """The address of this node as those see it who reach it the way that it reaches a host; nothing is sent."""
-    family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.connect(place)
-        return str(probe.getsockname()[0])
-
-
-def _called(place: Sequence[str], rank: int, timeout_s: float) -> socket.socket:
-    """A connection to a worker of a lower rank, told who calls."""
-    host, port, token = place
-    line = socket.create_connection((host, int(port)), timeout_s)
-    line.sendall(bytes.fromhex(token) + rank.to_bytes(8, "little"))
-    return line
-
-
-def _answered(server: socket.socket, token: bytes, missing: set[int], timeout_s: float) -> dict[int, socket.socket]:
-    """Connections from the workers of higher ranks; whoever does not know the token is hung up on."""
-    lines: dict[int, socket.socket] = {}
-    deadline = time.monotonic() + timeout_s
-    while missing:
-        server.settimeout(max(0.001, deadline - time.monotonic()))
-        try:
-            line, _ = server.accept()
-        except TimeoutError:
-            raise TimeoutError(f"worker(s) {sorted(missing)} did not connect within {timeout_s:g} s") from None
-        peer = _caller(line, token)
-        if peer in missing:
-            lines[peer] = line
-            missing = missing - {peer}
-        else:
-            line.close()
-    return lines
-
-
-def _caller(line: socket.socket, token: bytes) -> int | None:
-    """The rank that a caller gives, None for one without the token."""
-    line.settimeout(_HELLO_S)
-    try:
-        hello = line.recv(_TOKEN_BYTES + 8, socket.MSG_WAITALL)
-    except OSError:  # a stranger that said nothing
-        return None
-    known = hmac.compare_digest(hello[:_TOKEN_BYTES], token)
-    return int.from_bytes(hello[_TOKEN_BYTES:], "little") if known else None
+    return Mesh(rank, meet(address, secret, rank, world_size, timeout_s), timeout_s)
 
 
 def _awaited(peer: int, sending: Messages, receiving: Messages) -> int:

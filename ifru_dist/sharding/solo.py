@@ -22,7 +22,7 @@ class SoloWorker:
     def __init__(self, plan: WorkerPlan) -> None:
         """Load all partitions."""
         self._worker = Worker(plan)
-        self._worker.connect("")
+        self._worker.connect("", "")
 
     @property
     def digest(self) -> str:

@@ -24,7 +24,7 @@ from ifru_dist.models.factory import build_model
 from ifru_dist.sharding.communicator import GangCommunicator
 from ifru_dist.sharding.loading import MappedEdges, load_shard, worker_ownership
 from ifru_dist.sharding.memory import keep_freed_memory, settle_objects
-from ifru_dist.sharding.mesh import join_mesh
+from ifru_dist.sharding.mesh import Mesh, join_mesh
 from ifru_dist.sharding.placement import assign_partitions
 from ifru_dist.sharding.probing import CountedCommunicator, ExchangeProbe, Usage, probe_exchanges
 from ifru_dist.sharding.process_group import join_group
@@ -142,21 +142,26 @@ class Worker:
         self._shard = self._loaded(version, embeddings)
         self._kernels = kernels_for(self.device, plan.threads)
         self._communicator: Communicator | None = None
+        self._mesh: Mesh | None = None
         self._prepared: tuple[Batch, SolveOptions] | None = None
         settle_objects()
 
-    def connect(self, address: str) -> None:
-        """Meet the other workers of the gang at ``host:port``; a gang of one has nobody to meet."""
-        if self.plan.world_size == 1:
+    def connect(self, address: str, secret: str) -> None:
+        """Meet the other workers of the gang, who know the same secret, at ``host:port``; one that is alone meets none.
+
+        On GPUs they meet by torch's own means, which know no secret.
+        """
+        rank, world_size, timeout_s = self.plan.rank, self.plan.world_size, self.plan.timeout_s
+        if self._mesh is not None:
+            self._mesh.close()
+        if world_size == 1:
             self._communicator = LocalCommunicator(self._shard.rows)
-            return
-        place = address, self.plan.rank, self.plan.world_size
-        transport = (
-            join_mesh(*place, self.plan.timeout_s)
-            if self.device.type == "cpu"
-            else join_group(*place, self.device, self.plan.timeout_s)
-        )
-        self._communicator = GangCommunicator(self._ownership, transport)
+        elif self.device.type == "cpu":
+            self._mesh = join_mesh(address, secret, rank, world_size, timeout_s)
+            self._communicator = GangCommunicator(self._ownership, self._mesh)
+        else:
+            group = join_group(address, rank, world_size, self.device, timeout_s)
+            self._communicator = GangCommunicator(self._ownership, group)
 
     def advance(self, change: Change) -> None:
         """Hold the version that a batch made which these workers solved, to the same bits as if it had been loaded.
@@ -173,7 +178,7 @@ class Worker:
             return
         touched = self._own(change.touched)
         touched = torch.unique(touched[touched >= 0])
-        self._incidence.erase(change.examples, self._n_examples, touched.cpu().numpy())
+        self._incidence.erase(change.examples, touched.cpu().numpy())
         rows, values = self._own(change.rows), torch.from_numpy(change.values)
         own, values = rows[rows >= 0], values[rows >= 0].to(self.device)
         self._shard.embeddings[own] = values

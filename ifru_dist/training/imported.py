@@ -26,6 +26,8 @@ from ifru_dist.training.tensor_files import Arrays, read_arrays
 
 DENSE_PREFIX = "dense."
 """Before the name of a dense parameter in a file."""
+_LARGEST = 1e15
+"""Of an embedding's numbers; products of much larger ones are no float32 any more."""
 MOST_COLUMNS = 2 * 65_536
 """Columns of a table at most: the widest rows of the widest model have so many."""
 
@@ -149,6 +151,12 @@ def _checked_table(path: Path, name: str, embeddings: NDArray[Any]) -> NDArray[n
     if len(bad_rows):
         raise InputError(
             f"{path}: array '{name}' holds NaN or infinity in {len(bad_rows)} rows, first in row {bad_rows[0]}: "
+            "export a model whose training has not diverged"
+        )
+    largest = float(np.abs(embeddings).max(initial=0))
+    if largest > _LARGEST:
+        raise InputError(
+            f"{path}: array '{name}' holds values up to {largest:.3g}, of which no score can be computed: "
             "export a model whose training has not diverged"
         )
     return embeddings

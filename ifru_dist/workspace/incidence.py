@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ifru_dist.errors import WorkspaceError
 from ifru_dist.workspace.files import REMEDY, FileEntry, open_arrow
+from ifru_dist.workspace.graph import DEGREES, edge_schema
 from ifru_dist.workspace.layout import Layout
 from ifru_dist.workspace.mapped import count_edges, read_edges
 
@@ -57,15 +58,18 @@ class MappedIncidence:
         graph: Sequence[FileEntry],
         degrees: Sequence[FileEntry],
         partitions: Sequence[int],
+        n_examples: int,
     ) -> None:
-        """Map the files of a workspace under ``root``.
+        """Map the files of a workspace under ``root``, whose examples have ids under ``n_examples``.
 
         Raises:
             WorkspaceError: one of them is missing or no graph file.
         """
-        files = [(open_arrow(root, edge), open_arrow(root, each)) for edge, each in zip(graph, degrees, strict=True)]
+        self._root, self._n_examples = root, n_examples
         batches = [(p, t) for p in partitions for t in range(len(layout.tables))]
-        stored = [np.empty(0, np.int32), *(files[t][1].get_batch(p).column(0).to_numpy() for p, t in batches)]
+        edges = [_Batches(root, entry, edge_schema(layout)) for entry in graph]
+        counts = [_Batches(root, entry, DEGREES) for entry in degrees]
+        stored = [np.empty(0, np.int32), *(counts[t].columns(p)[0].to_numpy() for p, t in batches)]
         self.rows: NDArray[np.int64] = np.concatenate(
             [np.empty(0, np.int64), *(layout.partition_rows(partition) for partition in partitions)]
         )
@@ -73,26 +77,28 @@ class MappedIncidence:
         self._stored = np.concatenate([[0], np.cumsum(np.concatenate(stored), dtype=np.int64)])
         sizes = [layout.partition_size(t, p) for p, t in batches]
         self._first_rows = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-        self._pieces = [files[t][0].get_batch(p).columns for p, t in batches]  # which keeps the maps open
-        self._check(root)
+        self._pieces = [edges[t].columns(p) for p, t in batches]  # which keeps the maps open
+        self._check()
         self._places = _places(self._pieces, len(layout.tables) + 1)
-        offsets = [[layout.offsets[other] for other in layout.other_tables(t)] for _, t in batches]
-        self._offsets = np.array(offsets, dtype=np.int64).reshape(len(batches), len(layout.tables) - 1)
+        others = [layout.other_tables(t) for _, t in batches]
+        self._offsets, self._sizes = (
+            np.array([[of[other] for other in tables] for tables in others], np.int64).reshape(
+                -1, len(layout.tables) - 1
+            )
+            for of in (layout.offsets, layout.sizes)
+        )
         self._erased: NDArray[np.bool_] = np.zeros(0, dtype=bool)
         self._left = np.diff(self._stored)
 
-    def erase(self, examples: NDArray[np.int64], n_examples: int, positions: NDArray[np.int64] | None = None) -> None:
-        """Leave out the examples with some ids (k,) < ``n_examples`` from now on.
+    def erase(self, examples: NDArray[np.int64], positions: NDArray[np.int64] | None = None) -> None:
+        """Leave out the examples with some ids (k,) from now on.
 
         Args:
             examples: their ids.
-            n_examples: the bound of all ids.
             positions: of all rows that have such an example; None: not known, so that all edges are read for it.
         """
-        if len(self._erased) < n_examples:
-            grown = np.zeros(n_examples, dtype=bool)  # zeros cost no pass
-            grown[: len(self._erased)] = self._erased
-            self._erased = grown
+        if len(self._erased) == 0:
+            self._erased = np.zeros(self._n_examples, dtype=bool)  # zeros cost no pass
         self._erased[examples] = True
         positions = np.arange(len(self.rows)) if positions is None else positions
         self._left[positions] = -1  # not known to be whole
@@ -113,26 +119,33 @@ class MappedIncidence:
             positions: among ``rows``.
             bound: examples with ids from here on are left out; None: none.
             near: mask (N,) over global rows; where one is given, only edges with another end in it.
+
+        Raises:
+            WorkspaceError: an edge names an example or a row that there is not.
         """
         counts = self._counted(positions, bound, near)
         indptr = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         others = np.empty((indptr[-1], self._offsets.shape[1]), dtype=np.int64)
         label, example = np.empty(indptr[-1]), np.empty(indptr[-1], dtype=np.int64)
-        read_edges(*self._asked(positions, bound, near), indptr, others, label, example)
+        found = (indptr, others, label, example)
+        wrong = read_edges(*self._asked(positions, bound, near), self._sizes, self._n_examples, *found)
+        if wrong:
+            raise WorkspaceError(f"graph files of {self._root} name rows or examples that there are not: {REMEDY}")
         return Incidence(self.rows[positions], indptr, others, label, example)
 
     def whole(self, bound: int | None = None) -> Incidence:
         """The edges of all rows."""
         return self.of(np.arange(len(self.rows)), bound)
 
-    def _check(self, root: Path) -> None:
+    def _check(self) -> None:
         """Raise WorkspaceError where the files do not hold as many edges as they say: nothing else may be read."""
+        if len(self._stored) != len(self.rows) + 1:
+            raise WorkspaceError(f"graph files of {self._root} count the edges of other rows: {REMEDY}")
         counted = np.diff(self._stored[self._first_rows])
         held = [len(piece[-1]) for piece in self._pieces]
-        if counted.tolist() != held:
-            raise WorkspaceError(
-                f"graph files of {root} hold {sum(held)} edges, the counts beside them say {counted.sum()}: {REMEDY}"
-            )
+        if counted.tolist() != held or (np.diff(self._stored) < 0).any():
+            said = f"the counts beside them say {counted.sum()}"
+            raise WorkspaceError(f"graph files of {self._root} hold {sum(held)} edges, {said}: {REMEDY}")
 
     def _counted(self, positions: NDArray[np.int64], bound: int | None, near: _Mask | None) -> NDArray[np.int64]:
         """Edges of each of some rows that ``of`` reads, (m,)."""
@@ -152,6 +165,22 @@ class MappedIncidence:
             near is not None,
             np.zeros(0, dtype=bool) if near is None else near,
         )
+
+
+class _Batches:
+    """The record batches of a mapped file."""
+
+    def __init__(self, root: Path, entry: FileEntry, schema: pa.Schema) -> None:
+        self._path, self._file = root / entry.path, open_arrow(root, entry)
+        if not self._file.schema.equals(schema):
+            raise WorkspaceError(f"{self._path} has columns {self._file.schema.names} of other kinds: {REMEDY}")
+
+    def columns(self, partition: int) -> list[pa.Array]:
+        """Those of one partition."""
+        try:
+            return self._file.get_batch(partition).columns
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise WorkspaceError(f"{self._path} is damaged ({error}): {REMEDY}") from error
 
 
 def _places(pieces: list[list[pa.Array]], columns: int) -> NDArray[np.int64]:

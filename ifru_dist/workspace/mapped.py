@@ -43,7 +43,7 @@ _read_int64 = _compiled(_reader(64))
 @njit(**_COMPILE)
 def _is_left(example: int, erased: Flags, bound: int) -> bool:
     """Whether an example is neither erased nor past the bound."""
-    return example < bound and not (example < len(erased) and erased[example])
+    return example < bound and not (0 <= example < len(erased) and erased[example])
 
 
 @njit(**_COMPILE)
@@ -98,13 +98,19 @@ def read_edges(
     bound: int,
     chooses: bool,
     near: Flags,
+    sizes: Numbers,
+    n_examples: int,
     indptr: Numbers,
     others: Numbers,
     label: NDArray[np.float64],
     example: Numbers,
-) -> None:
-    """Copy the wanted edges of rows (m,) to where ``indptr`` (m + 1,) says, the other ends as global rows."""
-    fields = offsets.shape[1]
+) -> int:
+    """Copy the wanted edges of rows (m,) to where ``indptr`` (m + 1,) says, the other ends as global rows.
+
+    Returns:
+        How many of them cannot be: their example or one of their other ends is none.
+    """
+    fields, wrong = offsets.shape[1], 0
     for row in range(len(pieces)):
         at, piece = indptr[row], pieces[row]
         labels, examples, all_of_them = places[piece, fields], places[piece, fields + 1], whole[row]
@@ -114,8 +120,13 @@ def read_edges(
                 continue
             if chooses and not _is_near(edge, places[piece], offsets[piece], near):
                 continue
+            is_wrong = number < 0 or number >= n_examples
             for field in range(fields):
-                others[at, field] = _read_int32(places[piece, field], edge) + offsets[piece, field]
+                local = _read_int32(places[piece, field], edge)
+                others[at, field] = local + offsets[piece, field]
+                is_wrong |= local < 0 or local >= sizes[piece, field]
+            wrong += is_wrong
             label[at] = _read_int8(labels, edge)
             example[at] = number
             at += 1
+    return wrong

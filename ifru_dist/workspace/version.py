@@ -196,10 +196,11 @@ class Version:
     def mapped_incidence(self, partitions: Sequence[int]) -> MappedIncidence:
         """Rows of some partitions with the examples that are left, which are read when they are asked for."""
         manifest = self.manifest
-        mapped = MappedIncidence(self.workspace.root, self.layout, manifest.graph, manifest.degrees, partitions)
+        files = (manifest.graph, manifest.degrees)
+        mapped = MappedIncidence(self.workspace.root, self.layout, *files, partitions, manifest.n_examples)
         erased = [self._read(entry).column("example").to_numpy() for entry in manifest.tombstones]
         if erased:
-            mapped.erase(np.concatenate(erased), manifest.n_examples)
+            mapped.erase(np.concatenate(erased))
         return mapped
 
     def incidence_of(self, partitions: Sequence[int]) -> Incidence:

@@ -81,7 +81,7 @@ def _worker(
 ) -> None:
     """One process of a gang."""
     transport = (
-        join_mesh(address, rank, world_size, timeout_s=20)
+        join_mesh(address, "secret", rank, world_size, timeout_s=20)
         if kind == "mesh"
         else join_group(address, rank, world_size, CPU, timeout_s=20)
     )

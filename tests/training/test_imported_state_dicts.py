@@ -74,6 +74,12 @@ def test_two_names_of_one_table_are_not_chosen_between(tmp_path: Path) -> None:
         load_embeddings(path, TABLES)
 
 
+def test_numbers_whose_products_are_none_are_refused(tmp_path: Path) -> None:
+    spoilt = state(**IDS) | {"embedding_item.weight": torch.full((2, 2), -1e25)}
+    with pytest.raises(InputError, match=r"array 'embedding_item.weight' holds values up to 1e\+25, of which no score"):
+        load_embeddings(saved(tmp_path, spoilt), TABLES)
+
+
 def test_messages_name_the_array_as_the_file_does(tmp_path: Path) -> None:
     spoilt = state(**IDS) | {"embedding_item.weight": torch.full((2, 2), torch.nan)}
     with pytest.raises(InputError, match=r"array 'embedding_item.weight' holds NaN or infinity in 2 rows"):

@@ -36,7 +36,7 @@ def test_incidence_of_any_partitions_is_what_the_examples_say(
     chosen = data.draw(st.lists(st.integers(0, partitions - 1), unique=True))
     with tempfile.TemporaryDirectory() as name:
         graph, degrees = write_graph(Path(name), layout, dataset.train)
-        incidence = MappedIncidence(Path(name), layout, graph, degrees, chosen).whole()
+        incidence = MappedIncidence(Path(name), layout, graph, degrees, chosen, len(dataset.train)).whole()
         counts = partition_edges(Path(name), layout, graph)
     rows = [row for partition in chosen for row in layout.partition_rows(partition).tolist()]
     assert incidence.rows.tolist() == rows
@@ -51,7 +51,7 @@ def test_with_a_field_of_few_rows_every_example_is_found_from_every_table(tmp_pa
     dataset = random_dataset(8, sizes=(30, 20, 3), n_train=200)
     layout = Layout(7, (30, 20, 3), dataset.tables)
     graph, degrees = write_graph(tmp_path, layout, dataset.train)
-    whole = MappedIncidence(tmp_path, layout, graph, degrees, range(7)).whole()
+    whole = MappedIncidence(tmp_path, layout, graph, degrees, range(7), 200).whole()
     assert whole.others.shape == (3 * 200, 2)
     np.testing.assert_array_equal(whole.degrees, np.bincount(dataset.train.rows.ravel(), minlength=53)[whole.rows])
     row = np.repeat(whole.rows, whole.degrees)
@@ -74,7 +74,9 @@ def test_edges_can_be_selected(tmp_path: Path) -> None:
     sizes = (13, 9, 2)
     dataset = random_dataset(3, sizes)
     layout = Layout(4, sizes, dataset.tables)
-    whole = MappedIncidence(tmp_path, layout, *write_graph(tmp_path, layout, dataset.train), range(4)).whole()
+    whole = MappedIncidence(
+        tmp_path, layout, *write_graph(tmp_path, layout, dataset.train), range(4), len(dataset.train)
+    ).whole()
     keep = np.arange(len(whole.example)) % 3 == 0
     kept = whole.keep_edges(keep)
     for position in range(len(whole.rows)):
