@@ -96,7 +96,7 @@ def read_bucket(runs: Sequence[Run], buckets: range, names: Sequence[str] | None
 
 def mapped(path: Path) -> NDArray[Any]:
     """An array of a ``.npy`` file, to be read where it lies."""
-    return np.load(path, mmap_mode="r").view(np.ndarray)
+    return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
 
 
 def remove(runs: Sequence[Run | Path]) -> None:
