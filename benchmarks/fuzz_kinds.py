@@ -82,7 +82,7 @@ def read_workspace(folder: Path) -> Content:
     key = load_key(workspace.default_key_file, manifest.key_fingerprint)
     ledger = read_ledger(workspace.root, manifest.requests, manifest.suppression, manifest.released)
     parts = [version.train(), version.held_out("valid"), version.held_out("test")]
-    edges = version.incidence_of(range(layout.partitions))
+    edges = version.mapped_incidence(range(layout.partitions)).whole()
     arrays = [part.rows for part in parts] + [part.labels for part in parts] + [edges.indptr, edges.others, edges.label]
     arrays += [edges.example, version.embeddings(), version.partition_edges(), *version.dense().values()]
     ids = [version.ids(table).to_pylist() for table in range(len(layout.tables))]

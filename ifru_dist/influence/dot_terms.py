@@ -77,10 +77,6 @@ class DotTermsAt:
         """Sum of factor * error * b."""
         return self.values.kept + self.values.gone
 
-    def kept_gradient(self) -> Tensor:
-        """The same sum over the pairs that stay."""
-        return self.values.kept
-
     def gone_gradient(self) -> Tensor:
         """The same sum over the pairs that go."""
         return self.values.gone
@@ -94,13 +90,9 @@ class DotTermsAt:
 
     def less(self, after: TermsAt) -> Tensor:
         """Differences of error * b."""
-        if isinstance(after, MovedDotTerms) and after.start is self:
-            return after.values.less
-        assert isinstance(after, DotTermsAt)
-        edges = self.terms.edges
-        kept = edges.factor * ~edges.erased
-        sides = (self.error * edges.factor, self.halo, after.error * kept, after.halo)
-        return self.terms.kernels.weighted_difference(edges.indptr, edges.col, *sides)
+        assert isinstance(after, MovedDotTerms)
+        assert after.start is self
+        return after.values.less
 
     def loss_change(self, start: WholeTerms, moving: MovingExchange) -> Tensor:
         """Nothing: this is where the pairs start."""

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from ifru_dist.influence.compiling import compiled
 from ifru_dist.influence.row_vectors import (
     EDGES_AHEAD,
-    add_difference,
     add_scaled,
     add_to_row,
     dot_rows,
@@ -25,7 +24,7 @@ from ifru_dist.influence.row_vectors import (
     zero_row,
 )
 
-_RUN = 64
+RUN = 64
 """Edges that are summed in registers, in the type that is read, before they are added up in float64."""
 Floats = NDArray[np.floating]
 Indices = NDArray[np.signedinteger]
@@ -36,7 +35,6 @@ class Loops(NamedTuple):
 
     weighted_sum: Callable[..., None]
     weighted_squares: Callable[..., None]
-    weighted_difference: Callable[..., None]
     gauss_newton: Callable[..., None]
     moving_sum: Callable[..., None]
     row_blocks: Callable[..., None]
@@ -45,32 +43,6 @@ class Loops(NamedTuple):
 @cache
 def loops_for(width: int) -> Loops:
     """The loops for matrices of ``width`` columns; compiled at their first use, and kept on disk."""
-
-    @compiled
-    def weighted_difference(
-        first: int,
-        stop: int,
-        indptr: Indices,
-        col: Indices,
-        weight: Floats,
-        halo: Floats,
-        weight_after: Floats,
-        halo_after: Floats,
-        result: Floats,
-    ) -> None:
-        last = len(col) - 1
-        for row in range(first, stop):
-            for start in range(indptr[row], indptr[row + 1], _RUN):
-                total = zero_row(halo, width)
-                for edge in range(start, min(start + _RUN, indptr[row + 1])):
-                    ahead = np.int64(col[min(edge + EDGES_AHEAD, last)])
-                    prefetch_row(halo, ahead, width)
-                    prefetch_row(halo_after, ahead, width)
-                    far = np.int64(col[edge])
-                    before = scaled_row(weight[edge], load_row(halo, far, width))
-                    after = scaled_row(weight_after[edge], load_row(halo_after, far, width))
-                    total = add_difference(total, before, after)
-                add_to_row(result, row, total)
 
     @compiled
     def gauss_newton(
@@ -90,9 +62,9 @@ def loops_for(width: int) -> Loops:
         last, total = len(col) - 1, np.zeros((1, width))
         for row in range(first, stop):
             own, change = load_row(rows, row, width), load_row(vector, row, width)
-            for start in range(indptr[row], indptr[row + 1], _RUN):
+            for start in range(indptr[row], indptr[row + 1], RUN):
                 part = zero_row(halo, width)
-                for edge in range(start, min(start + _RUN, indptr[row + 1])):
+                for edge in range(start, min(start + RUN, indptr[row + 1])):
                     ahead = min(edge + EDGES_AHEAD, last)
                     prefetch_row(halo, np.int64(col[ahead]), width)
                     prefetch_row(vector_halo, max(np.int64(moving[ahead]), 0), width)
@@ -111,9 +83,9 @@ def loops_for(width: int) -> Loops:
         first: int, stop: int, indptr: Indices, moving: Indices, weight: Floats, vector_halo: Floats, result: Floats
     ) -> None:
         for row in range(first, stop):
-            for start in range(indptr[row], indptr[row + 1], _RUN):
+            for start in range(indptr[row], indptr[row + 1], RUN):
                 total = zero_row(vector_halo, width)
-                for edge in range(start, min(start + _RUN, indptr[row + 1])):
+                for edge in range(start, min(start + RUN, indptr[row + 1])):
                     other = np.int64(moving[edge])
                     if other >= 0:
                         total = add_scaled(total, weight[edge], load_row(vector_halo, other, width))
@@ -137,7 +109,6 @@ def loops_for(width: int) -> Loops:
     return Loops(
         _weighted(width, squared=False),
         _weighted(width, squared=True),
-        weighted_difference,
         gauss_newton,
         moving_sum,
         row_blocks,
@@ -153,9 +124,9 @@ def _weighted(width: int, *, squared: bool) -> Callable[..., None]:
     ) -> None:
         last = len(col) - 1
         for row in range(first, stop):
-            for start in range(indptr[row], indptr[row + 1], _RUN):
+            for start in range(indptr[row], indptr[row + 1], RUN):
                 total = zero_row(halo, width)
-                for edge in range(start, min(start + _RUN, indptr[row + 1])):
+                for edge in range(start, min(start + RUN, indptr[row + 1])):
                     prefetch_row(halo, np.int64(col[min(edge + EDGES_AHEAD, last)]), width)
                     far = load_row(halo, np.int64(col[edge]), width)
                     if squared:  # known when the loop is compiled

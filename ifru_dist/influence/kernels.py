@@ -39,11 +39,6 @@ class Kernels(Protocol):
     def weighted_sum(self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor) -> Tensor:
         """Sum of weight * halo over the edges of each row -> (n, d)."""
 
-    def weighted_difference(
-        self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor, weight_after: Tensor, halo_after: Tensor
-    ) -> Tensor:
-        """Sum of (weight * halo - weight_after * halo_after), each difference formed per edge -> (n, d)."""
-
     def weighted_squares(self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor) -> Tensor:
         """Sum of weight * halo^2 over the edges of each row -> (n, d)."""
 
@@ -67,9 +62,6 @@ class Kernels(Protocol):
 
     def moving_sum(self, indptr: Tensor, moving: Tensor, weight: Tensor, vector_halo: Tensor) -> Tensor:
         """Sum of weight * vector_halo at index ``moving`` (e,) over edges where that is not -1 -> (n, d), float64."""
-
-    def row_sums(self, indptr: Tensor, values: Tensor) -> Tensor:
-        """Sum of values (e,) over the edges of each row -> (n, 1)."""
 
     def row_blocks(self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor, chosen: Tensor) -> Tensor:
         """Sum of weight * b b^T with b = halo over the edges of the chosen rows (b,) -> (b, d, d)."""

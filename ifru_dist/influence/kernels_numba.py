@@ -77,12 +77,6 @@ class NumbaKernels:
         """Sum of weight * halo^2 over the edges of each row, (n, d)."""
         return self._summed("weighted_squares", indptr, col, weight, halo)
 
-    def weighted_difference(
-        self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor, weight_after: Tensor, halo_after: Tensor
-    ) -> Tensor:
-        """Sum of the per-edge differences, (n, d)."""
-        return self._summed("weighted_difference", indptr, col, weight, halo, weight_after, halo_after)
-
     def gauss_newton(
         self,
         indptr: Tensor,
@@ -104,12 +98,6 @@ class NumbaKernels:
     def moving_sum(self, indptr: Tensor, moving: Tensor, weight: Tensor, vector_halo: Tensor) -> Tensor:
         """Weighted sum over the edges whose far ends move, (n, d)."""
         return self._summed("moving_sum", indptr, moving, weight, vector_halo)
-
-    def row_sums(self, indptr: Tensor, values: Tensor) -> Tensor:
-        """Sum of values (e,) over the edges of each row, (n, 1)."""
-        result = values.new_zeros(len(indptr) - 1, 1)
-        self._over_rows(_row_sums, indptr, values, result)
-        return result
 
     def row_blocks(self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor, chosen: Tensor) -> Tensor:
         """Weighted sums of outer products, (b, d, d)."""
@@ -171,13 +159,6 @@ def _given(edges: PairEdges) -> tuple[Tensor | tuple[int, float], ...]:
 def _zeros(shape: tuple[int, ...]) -> Tensor:
     """Sums that are to be formed."""
     return torch.zeros(shape, dtype=torch.float64)
-
-
-@njit(**_COMPILE)
-def _row_sums(first: int, stop: int, indptr: Indices, values: Floats, result: Floats) -> None:
-    for row in range(first, stop):
-        for edge in range(indptr[row], indptr[row + 1]):
-            result[row, 0] += values[edge]
 
 
 # Own loops: a library's may round a block by where it lies in memory, and so by which worker holds it.

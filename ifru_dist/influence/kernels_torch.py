@@ -60,13 +60,13 @@ class TorchKernels:
             near, far = halo[col[c.edges]].double(), padded[moving[c.edges]]
             return weight[c.edges, None] * (near + far).square()
 
-        counted = kept / (1 + (moving >= 0).double())
+        lost = ((loss.value(score, label) - start.value) * kept / (1 + (moving >= 0).double()))[:, None]
         return MovedPairs(
             error=error,
             weight=weight,
             less=_row_sums(edges.indptr, halo, differences),
             diagonal=_row_sums(edges.indptr, halo, squares),
-            loss_change=self.row_sums(edges.indptr, (loss.value(score, label) - start.value) * counted),
+            loss_change=_row_sums(edges.indptr, lost, lambda c: lost[c.edges]),
         )
 
     def weighted_sum(self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor) -> Tensor:
@@ -76,18 +76,6 @@ class TorchKernels:
     def weighted_squares(self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor) -> Tensor:
         """Sum of weight * halo^2 over the edges of each row, (n, d)."""
         return _row_sums(indptr, halo, lambda c: weight[c.edges, None] * halo[col[c.edges]].double().square())
-
-    def weighted_difference(
-        self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor, weight_after: Tensor, halo_after: Tensor
-    ) -> Tensor:
-        """Sum of the per-edge differences, (n, d)."""
-
-        def differences(c: "_Chunk") -> Tensor:
-            far = col[c.edges]
-            after = weight_after[c.edges, None] * halo_after[far].double()
-            return weight[c.edges, None] * halo[far].double() - after
-
-        return _row_sums(indptr, halo, differences)
 
     def gauss_newton(
         self,
@@ -115,10 +103,6 @@ class TorchKernels:
         """Weighted sum over the edges whose far ends move, (n, d)."""
         padded = _padded(vector_halo)
         return _row_sums(indptr, padded, lambda c: weight[c.edges, None] * padded[moving[c.edges]])
-
-    def row_sums(self, indptr: Tensor, values: Tensor) -> Tensor:
-        """Sum of values (e,) over the edges of each row, (n, 1)."""
-        return _row_sums(indptr, values[:, None], lambda c: values[c.edges, None])
 
     def row_blocks(self, indptr: Tensor, col: Tensor, weight: Tensor, halo: Tensor, chosen: Tensor) -> Tensor:
         """Weighted sums of outer products, (b, d, d)."""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ifru_dist.influence.compiling import compiled
+from ifru_dist.influence.edge_loops import RUN, Floats, Indices
 from ifru_dist.influence.edge_losses import derivatives
 from ifru_dist.influence.row_vectors import (
     EDGES_AHEAD,
@@ -26,12 +27,8 @@ from ifru_dist.influence.row_vectors import (
     zero_row,
 )
 
-_RUN = 64
-"""Edges that are summed in registers, in the type that is read, before they are added up in float64."""
 _GROUP = 512
 """Edges of several rows whose losses are computed at once: their far ends are still in the cache after that."""
-Floats = NDArray[np.floating]
-Indices = NDArray[np.signedinteger]
 Flags = NDArray[np.bool_]
 
 
@@ -96,9 +93,9 @@ def pair_loops_for(width: int) -> PairLoops:
             group = slice(indptr[begin], indptr[end])
             derivatives(loss, score[group], label[group], room, value[group], error[group], weight[group])
             for row in range(begin, end):
-                for start in range(indptr[row], indptr[row + 1], _RUN):
+                for start in range(indptr[row], indptr[row + 1], RUN):
                     slope, squares = zero_row(halo, width), zero_row(halo, width)
-                    for edge in range(start, min(start + _RUN, indptr[row + 1])):
+                    for edge in range(start, min(start + RUN, indptr[row + 1])):
                         far = load_row(halo, np.int64(col[edge]), width)
                         if erased[edge]:
                             weight[edge] = 0.0
@@ -153,9 +150,9 @@ def pair_loops_for(width: int) -> PairLoops:
             group = slice(origin, indptr[end])
             derivatives(loss, score[: indptr[end] - origin], label[group], room, value, error[group], weight[group])
             for row in range(begin, end):
-                for start in range(indptr[row], indptr[row + 1], _RUN):
+                for start in range(indptr[row], indptr[row + 1], RUN):
                     part, squares, total = zero_row(halo, width), zero_row(halo, width), 0.0
-                    for edge in range(start, min(start + _RUN, indptr[row + 1])):
+                    for edge in range(start, min(start + RUN, indptr[row + 1])):
                         far, now = load_row(halo, np.int64(col[edge]), width), 0.0
                         if erased[edge]:
                             weight[edge] = 0.0

@@ -57,10 +57,6 @@ class PairwiseTermsAt:
         """Sum of factor * error * derivative of the score."""
         return self._summed(kernels.own_sum, self.error * self.terms.block.factor)
 
-    def kept_gradient(self) -> Tensor:
-        """The same sum over the triples that stay."""
-        return self._summed(kernels.own_sum, self.error * self.terms.block.kept)
-
     def gone_gradient(self) -> Tensor:
         """The same sum over the triples that go."""
         return self._summed(kernels.own_sum, self.error * self.terms.block.gone)

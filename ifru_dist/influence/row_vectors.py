@@ -228,16 +228,6 @@ def add_rows(_context: Any, left: Any, right: Any) -> Any:
 
 
 @_compiled
-def add_difference(_context: Any, total: Any, left: Any, right: Any) -> Any:
-    """Total + (left - right): exactly total where both are equal."""
-
-    def generate(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
-        return _by_vector(builder, total, lambda t, x, y: builder.fadd(t, builder.fsub(x, y)), *values)
-
-    return total(total, left, right), generate
-
-
-@_compiled
 def add_to_row(_context: Any, matrix: Any, row: Any, added: Any) -> Any:
     """``matrix[row] += added``, in the type of the matrix, which is that of the row or a wider one."""
 

@@ -71,9 +71,6 @@ class WholeTerms(TermsAt, Protocol):
     def gradient(self) -> Tensor:
         """Gradient of the losses of all examples by the rows, (m, d)."""
 
-    def kept_gradient(self) -> Tensor:
-        """Gradient of the losses of those that stay, (m, d)."""
-
     def gone_gradient(self) -> Tensor:
         """Gradient of the losses of those that go, (m, d)."""
 

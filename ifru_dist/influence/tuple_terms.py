@@ -159,10 +159,6 @@ class TupleTermsAt:
         """Sum of factor * error * G."""
         return self._summed(self.terms.block.factor)
 
-    def kept_gradient(self) -> Tensor:
-        """The same sum over the examples that stay."""
-        return self._summed(self.terms.block.kept)
-
     def gone_gradient(self) -> Tensor:
         """The same sum over the examples that go."""
         return self._summed(self.terms.block.gone)

@@ -50,9 +50,3 @@ def join_group(address: str, rank: int, world_size: int, device: torch.device, t
         timeout=timedelta(seconds=timeout_s),
     )
     return ProcessGroup()
-
-
-def leave_group() -> None:
-    """Leave the default process group, if one was joined."""
-    if dist.is_initialized():
-        dist.destroy_process_group()

@@ -17,7 +17,7 @@ from ifru_dist.workspace.dense import read_dense
 from ifru_dist.workspace.files import FileEntry, open_arrow
 from ifru_dist.workspace.gone import Columns, Gone, are_among, read_gone
 from ifru_dist.workspace.graph import partition_edges
-from ifru_dist.workspace.incidence import Incidence, MappedIncidence
+from ifru_dist.workspace.incidence import MappedIncidence
 from ifru_dist.workspace.layout import Layout
 from ifru_dist.workspace.manifest import Manifest, ModelRecord
 from ifru_dist.workspace.shapes import check_shapes
@@ -182,7 +182,7 @@ class Version:
         return read_all(self.workspace.root, self.layout, self.model.base, self.model.deltas)
 
     def embeddings_of(self, partitions: Sequence[int]) -> NDArray[np.float32]:
-        """Embeddings (n, dim) of some partitions, in the order of ``incidence_of``."""
+        """Embeddings (n, dim) of some partitions, in the order of ``mapped_incidence``."""
         return read_partitions(self.workspace.root, self.layout, self.model.base, self.model.deltas, partitions)
 
     def dense(self) -> dict[str, NDArray[np.float32]]:
@@ -202,10 +202,6 @@ class Version:
         if erased:
             mapped.erase(np.concatenate(erased))
         return mapped
-
-    def incidence_of(self, partitions: Sequence[int]) -> Incidence:
-        """Rows of some partitions with the examples that are left."""
-        return self.mapped_incidence(partitions).whole()
 
     def partition_edges(self) -> NDArray[np.int64]:
         """Edges in each partition that the graph files hold, (partitions,): the weights for balancing."""

@@ -48,9 +48,10 @@ class Graph:
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-        self.rows, self.vector = normal(n, dim), normal(n, dim)
-        self.halo, self.halo_after, self.vector_halo = normal(far, dim), normal(far, dim), normal(3, dim)
-        self.weight, self.weight_after, self.shift = normal(e), normal(e), normal(n, 1)
+        scale = dim**-0.25  # a score of two rows is then of the size of 1, as those of a model are
+        self.rows, self.vector = scale * normal(n, dim), scale * normal(n, dim)
+        self.halo, self.vector_halo = scale * normal(far, dim), scale * normal(3, dim)
+        self.weight, self.shift = normal(e), normal(n, 1)
         self.label, self.factor = (torch.rand(e, generator=generator, dtype=torch.float64) for _ in range(2))
         self.erased = torch.rand(e, generator=generator) < 0.3
         self.loss = loss
@@ -75,16 +76,13 @@ def results(kernels: Kernels, graph: Graph, kind: torch.dtype = torch.float64) -
     """Every loop over edges, with far ends of some type."""
     edges, weight, moving = (graph.indptr, graph.col.int()), graph.weight, graph.moving.int()
     halo, vector_halo = graph.halo.to(kind), graph.vector_halo.to(kind)
-    after = (graph.weight_after, graph.halo_after.to(kind))
     pairs, moving_pairs = graph.pairs(kernels, kind)
     return {
         **{name: getattr(pairs, name) for name in PAIRS},
         **{f"moved {name}": getattr(moving_pairs, name) for name in MOVED},
         "weighted_sum": kernels.weighted_sum(*edges, weight, halo),
         "weighted_squares": kernels.weighted_squares(*edges, weight, halo),
-        "weighted_difference": kernels.weighted_difference(*edges, weight, halo, *after),
         "moving_sum": kernels.moving_sum(graph.indptr, moving, weight, vector_halo),
-        "row_sums": kernels.row_sums(graph.indptr, weight),
         "gauss_newton": kernels.gauss_newton(
             *edges, moving, weight, graph.rows, halo, graph.vector, vector_halo, graph.shift
         ),
@@ -93,20 +91,15 @@ def results(kernels: Kernels, graph: Graph, kind: torch.dtype = torch.float64) -
 
 def by_plain_loops(graph: Graph, kind: torch.dtype = torch.float64) -> dict[str, Tensor]:
     """The definitions, one edge after the other."""
-    names = ("weighted_sum", "weighted_squares", "weighted_difference", "moving_sum", "gauss_newton")
+    names = ("weighted_sum", "weighted_squares", "moving_sum", "gauss_newton")
     sums = {name: torch.zeros_like(graph.rows) for name in names}
-    sums["row_sums"] = torch.zeros(len(graph.rows), 1, dtype=torch.float64)
-    halo, halo_after, vector_halo = (
-        part.to(kind).double() for part in (graph.halo, graph.halo_after, graph.vector_halo)
-    )
+    halo, vector_halo = (part.to(kind).double() for part in (graph.halo, graph.vector_halo))
     for edge, (row, far, other) in enumerate(zip(graph.row, graph.col.tolist(), graph.moving.tolist(), strict=True)):
-        near, weight, after, b = graph.rows[row], graph.weight[edge], graph.weight_after[edge], halo[far]
+        near, weight, b = graph.rows[row], graph.weight[edge], halo[far]
         change = vector_halo[other] if other >= 0 else torch.zeros_like(near)
         sums["weighted_sum"][row] += weight * b
         sums["weighted_squares"][row] += weight * b**2
-        sums["weighted_difference"][row] += weight * b - after * halo_after[far]
         sums["moving_sum"][row] += weight * change
-        sums["row_sums"][row] += weight
         sums["gauss_newton"][row] += weight * (b @ graph.vector[row] + near @ change) * b
     sums["gauss_newton"] += graph.shift * graph.vector
     return {**sums, **pairs_by_plain_loops(graph, halo, vector_halo)}
@@ -248,7 +241,7 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(kernels: Kernels) -> None:
     start, stop = 3, 8  # the same rows as another worker would hold them
     edges = slice(int(whole.indptr[start]), int(whole.indptr[stop]))
     part.indptr = whole.indptr[start : stop + 1] - whole.indptr[start]
-    for name in ("col", "moving", "weight", "weight_after", "label", "factor", "erased"):
+    for name in ("col", "moving", "weight", "label", "factor", "erased"):
         setattr(part, name, getattr(whole, name)[edges].clone())
     for name in ("rows", "vector", "shift"):
         setattr(part, name, getattr(whole, name)[start:stop].clone())
@@ -258,10 +251,15 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(kernels: Kernels) -> None:
 
 
 @KERNELS
-def test_equal_sides_leave_exactly_nothing(kernels: Kernels) -> None:
+def test_pairs_that_stay_where_they_are_leave_exactly_what_goes(kernels: Kernels) -> None:
     graph = Graph(DEGREES["a hub"], 48)
-    side = (graph.weight, graph.halo)
-    assert not kernels.weighted_difference(graph.indptr, graph.col, *side, *side).any()
+    for part in (graph.vector, graph.vector_halo):
+        part.zero_()
+    start, moved = graph.pairs(kernels, torch.float64)
+    assert not moved.loss_change.any()
+    assert torch.equal(moved.error, start.error)
+    graph.erased[:] = False
+    assert not graph.pairs(kernels, torch.float64)[1].less.any()
 
 
 @KERNELS

@@ -89,7 +89,7 @@ def test_interactions_and_rows_come_behind_those_that_there_are(tmp_path: Path) 
 def test_the_incidence_of_every_partition_is_that_of_the_examples(tmp_path: Path) -> None:
     small_workspace(tmp_path / "ws")
     after = appended(tmp_path / "ws", FRESH)
-    incidence, train = after.incidence_of(range(after.layout.partitions)), after.train()
+    incidence, train = after.mapped_incidence(range(after.layout.partitions)).whole(), after.train()
     seen = {
         (int(row), int(other), int(example))
         for row, start, stop in zip(incidence.rows, incidence.indptr, incidence.indptr[1:], strict=False)

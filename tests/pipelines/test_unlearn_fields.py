@@ -87,6 +87,6 @@ def test_a_whole_user_goes_with_its_examples_in_every_table(before: Version) -> 
     assert after.train().rows.tolist() == data().rows[left].tolist()
     assert after.forgotten_rows().tolist() == [user]
     assert user not in after.held_out("test").rows
-    incidence = after.incidence_of(range(5))
+    incidence = after.mapped_incidence(range(5)).whole()
     expected = np.bincount(data().rows[left].ravel(), minlength=sum(SIZES))
     assert np.array_equal(incidence.degrees, expected[incidence.rows])

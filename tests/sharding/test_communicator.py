@@ -6,12 +6,13 @@ from typing import Any, Literal, get_args
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from ifru_dist.influence.communicator import LocalCommunicator, Ownership, order_by_owner
 from ifru_dist.sharding.communicator import GangCommunicator
 from ifru_dist.sharding.mesh import join_mesh
-from ifru_dist.sharding.process_group import join_group, leave_group
+from ifru_dist.sharding.process_group import join_group
 
 TransportKind = Literal["mesh", "group"]
 CPU = torch.device("cpu")
@@ -87,7 +88,8 @@ def _worker(
     )
     results = task(GangCommunicator(ownership_of(OWNERS[world_size]), transport))
     queue.put((rank, {name: _plain(value) for name, value in results.items()}))
-    leave_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _plain(value: Any) -> Any:

@@ -57,7 +57,7 @@ def assert_reads_the_same(before: Version, after: Version) -> None:
     for part in ("valid", "test"):
         assert same(before.held_out(part), after.held_out(part))
     for partitions in ([0], [4, 2], range(PARTITIONS)):
-        one, other = before.incidence_of(partitions), after.incidence_of(partitions)
+        one, other = before.mapped_incidence(partitions).whole(), after.mapped_incidence(partitions).whole()
         assert all(np.array_equal(value, getattr(other, name)) for name, value in vars(one).items())
         assert np.array_equal(before.embeddings_of(partitions), after.embeddings_of(partitions))
     assert ledger(before) == ledger(after)

@@ -44,7 +44,7 @@ def test_erasing_changes_examples_graph_and_tables_together(trained: Version) ->
     assert version.erased_ids().tolist() == [3, 7]
     np.testing.assert_array_equal(version.train().rows, _DATASET.train.rows[left])
     np.testing.assert_array_equal(version.all_examples().rows, _DATASET.train.rows)
-    assert sorted(version.incidence_of(range(5)).example.tolist()) == sorted(left.tolist() * 2)
+    assert sorted(version.mapped_incidence(range(5)).whole().example.tolist()) == sorted(left.tolist() * 2)
     assert (version.manifest.n_erased, version.manifest.extra) == (2, {"note": 1})
 
 

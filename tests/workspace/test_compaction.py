@@ -94,7 +94,7 @@ def test_examples_keep_their_ids_and_those_that_went_are_known_as_such(trained: 
     again = erase(after, 2, np.array([7, 8]), np.empty(0, np.int64), np.empty(0, np.int64))
     assert again.erased_ids().tolist() == [0, 7, 8, 59]
     assert again.erased_since(after).tolist() == [8]
-    assert not np.isin(again.incidence_of(range(PARTITIONS)).example, [0, 7, 8, 59]).any()
+    assert not np.isin(again.mapped_incidence(range(PARTITIONS)).whole().example, [0, 7, 8, 59]).any()
     assert again.manifest.n_erased == 4
 
 

@@ -103,7 +103,7 @@ def test_every_missing_or_damaged_file_is_named_with_the_remedy(version: Version
 
 
 def test_embeddings_and_incidence_of_partitions_share_one_order(version: Version) -> None:
-    incidence = version.incidence_of([3, 0])
+    incidence = version.mapped_incidence([3, 0]).whole()
     np.testing.assert_array_equal(version.embeddings_of([3, 0]), random_embeddings(1, 22)[incidence.rows])
 
 
@@ -111,7 +111,7 @@ def test_a_further_field_is_a_table_like_the_others(tmp_path: Path) -> None:
     dataset, embeddings = random_dataset(2, sizes=(13, 9, 3)), random_embeddings(2, 25)
     version = trained_workspace(Workspace(tmp_path / "ws"), dataset, embeddings, partitions=4)
     assert version.find_rows(2, pa.array(["102", "100", "13"])).tolist() == [24, 22, -1]
-    incidence = version.incidence_of([2, 0])
+    incidence = version.mapped_incidence([2, 0]).whole()
     np.testing.assert_array_equal(version.embeddings_of([2, 0]), embeddings[incidence.rows])
     gone = np.flatnonzero((dataset.train.rows == 4).any(axis=1))
     values = random_embeddings(3, 3)
@@ -123,7 +123,7 @@ def test_a_further_field_is_a_table_like_the_others(tmp_path: Path) -> None:
     left = ~(dataset.test.rows == 4).any(axis=1)
     assert after.held_out("test").rows.tolist() == dataset.test.rows[left].tolist()
     assert (after.ids(0).null_count, after.ids(2).null_count) == (1, 0)
-    whole = after.incidence_of(range(4))
+    whole = after.mapped_incidence(range(4)).whole()
     assert sorted(whole.example.tolist()) == sorted(np.delete(np.arange(60), gone).tolist() * 3)
 
 
